@@ -1,0 +1,134 @@
+"""What an engine is: something that turns a question and passages into streamed text.
+
+Called by `serving/answer.py` only, in the server's event loop. `generate` is called once per choice set, may be called
+concurrently, and must stop its work when its async generator is closed (the client went away). An engine never sees
+HTTP, and passages reach it already in canonical order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of the conversation; content parts are already joined to text."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A passage as an answer sees it."""
+
+    passage_id: int
+    file_id: str
+    filename: str
+    text: str
+    """equals `document_text[start:end]`"""
+    start: int
+    """characters into the extracted text of the file"""
+    end: int
+    page: int | None
+    heading: str | None
+    score: float
+    """in [0, 1]"""
+    attributes: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen; temperature 0 is greedy."""
+
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    n: int = 1
+    logprobs: bool = False
+    top_logprobs: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """All an engine needs to answer."""
+
+    messages: tuple[Message, ...]
+    question: str
+    """the last user turn, made to stand alone"""
+    sources: tuple[Source, ...]
+    """in canonical order, already cut to what fits"""
+    sampling: Sampling
+    prompt: str | None = None
+    """set for plain completions: continue exactly this text, no chat template, no sources"""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """An engine's own citation: `source.text[start:end]` supports the answer's `text[answer_start:answer_end]`."""
+
+    source: int
+    """row in `EngineRequest.sources`"""
+    start: int
+    end: int
+    answer_start: int
+    answer_end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of one choice's answer."""
+
+    choice: int = 0
+    text: str = ""
+    num_tokens: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+    quotes: tuple[Quote, ...] = ()
+    finish_reason: FinishReason | None = None
+    """set on the last delta of a choice"""
+
+
+class Engine(Protocol):
+    """See the module docstring for who calls what."""
+
+    name: str
+    """id under /v1/models"""
+    context_len: int | None
+    """tokens of prompt and answer together; None where nothing limits it"""
+
+    def count_tokens(self, text: str) -> int:
+        """Return the tokens in `text`, for usage and for fitting passages."""
+        ...
+
+    def count_prompt_tokens(self, request: EngineRequest) -> int:
+        """Return the prompt tokens that `request` costs with its sources."""
+        ...
+
+    def check(self, request: EngineRequest) -> None:
+        """Raise InvalidInput for what this engine cannot do (tools, logprobs, ...), before anything is streamed."""
+        ...
+
+    def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:
+        """Yield deltas; closing the iterator stops the work."""
+        ...
+
+    async def close(self) -> None:
+        """Free what the engine holds."""
+        ...
