@@ -42,7 +42,7 @@ class Target:
 
     @property
     def holds(self) -> bool:
-        return self.value >= self.must if self.better == "higher" else self.value <= self.must
+        return bool(self.value >= self.must if self.better == "higher" else self.value <= self.must)
 
 
 @dataclass(frozen=True, slots=True)
