@@ -14,6 +14,9 @@ from typing import Any, Literal, Protocol
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls"]
 
+DEFAULT_MAX_TOKENS = 512
+"""tokens of an answer where the request names no limit and the context leaves room for them"""
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -71,6 +74,8 @@ class EngineRequest:
     sampling: Sampling
     prompt: str | None = None
     """set for plain completions: continue exactly this text, no chat template, no sources"""
+    is_tool_required: bool = False
+    """the caller insists on a function call (`tool_choice` of `required`, or a named function)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,8 @@ class Delta:
     quotes: tuple[Quote, ...] = ()
     finish_reason: FinishReason | None = None
     """set on the last delta of a choice"""
+    prompt_tokens: int | None = None
+    """the engine's own count, where it is known only after the fact (an upstream's usage)"""
 
 
 class Engine(Protocol):
@@ -112,6 +119,8 @@ class Engine(Protocol):
     """id under /v1/models"""
     context_len: int | None
     """tokens of prompt and answer together; None where nothing limits it"""
+    can_follow_instructions: bool
+    """True: can be asked to rewrite a follow-up question"""
 
     def count_tokens(self, text: str) -> int:
         """Return the tokens in `text`, for usage and for fitting passages."""
