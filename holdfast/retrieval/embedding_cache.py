@@ -24,12 +24,13 @@ class EmbeddingCache:
     def __init__(self, path: Path, embedder: Embedder) -> None:
         self._embedder = embedder
         self._record = np.dtype([("digest", f"V{DIGEST_SIZE}"), ("vector", np.float32, (embedder.dim,))])
+        self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+b")
-        size = self._file.seek(0, 2)
-        self._file.truncate(size - size % self._record.itemsize)
-        self._file.seek(0)
-        self._records = np.frombuffer(self._file.read(), dtype=self._record)
+        with path.open("a+b") as file:
+            size = file.seek(0, 2)
+            file.truncate(size - size % self._record.itemsize)
+            file.seek(0)
+            self._records = np.frombuffer(file.read(), dtype=self._record)
         self._rows = {digest.tobytes(): row for row, digest in enumerate(self._records["digest"])}
 
     def encode(
@@ -46,9 +47,8 @@ class EmbeddingCache:
             records = np.empty(len(part), dtype=self._record)
             records["digest"] = [np.void(digest) for digest, _ in part]
             records["vector"] = self._embedder.encode([text for _, text in part])
-            self._file.seek(0, 2)
-            self._file.write(records.tobytes())
-            self._file.flush()
+            with self._path.open("ab") as file:
+                file.write(records.tobytes())
             self._rows.update({digest: len(self._records) + row for row, (digest, _) in enumerate(part)})
             self._records = np.concatenate([self._records, records])
             if progress is not None:
