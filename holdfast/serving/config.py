@@ -23,13 +23,19 @@ class Settings(BaseSettings):
     engine: Literal["extract", "hf", "remote"] = Field(
         "extract", description="What answers: `extract` quotes the files, `hf` runs a model here, `remote` asks one."
     )
-    model: str | None = Field(None, description="`hf`: folder or hub name of a causal language model. `remote`: its name upstream.")
+    model: str | None = Field(
+        None, description="`hf`: folder or hub name of a causal language model. `remote`: its name upstream."
+    )
     upstream_url: str | None = Field(None, description="`remote`: base URL of an OpenAI-compatible server, with /v1.")
     upstream_api_key: str | None = Field(None, repr=False, description="`remote`: key for the upstream.")
-    embedding_model: str = Field("all-MiniLM-L6-v2", description="sentence-transformers folder or hub name; the default is bundled.")
+    embedding_model: str = Field(
+        "all-MiniLM-L6-v2", description="sentence-transformers folder or hub name; the default is bundled."
+    )
     device: str | None = Field(None, description="Torch device for models; chosen automatically when unset.")
     num_passages: int = Field(8, ge=1, le=50, description="Passages retrieved for an answer.")
-    relevance_threshold: float = Field(0.3, ge=0.0, le=1.0, description="Below this score the answer is that the files do not say.")
+    relevance_threshold: float = Field(
+        0.3, ge=0.0, le=1.0, description="Below this score the answer is that the files do not say."
+    )
     max_file_bytes: int = Field(512 * 2**20, gt=0, description="Largest upload.")
     max_body_bytes: int = Field(16 * 2**20, gt=0, description="Largest JSON request.")
     parse_memory_bytes: int = Field(1_400 * 2**20, gt=0, description="Memory one parse may use.")
@@ -38,3 +44,6 @@ class Settings(BaseSettings):
     max_queued_requests: int = Field(64, ge=0, description="Requests that may wait for their turn; more get 429.")
     request_timeout_s: float = Field(300.0, gt=0, description="Seconds one request may take.")
     shutdown_timeout_s: float = Field(10.0, ge=0, description="Seconds running requests get to finish on shutdown.")
+    allow_open: bool = Field(
+        False, description="Serve other machines even though there is no API key, so that anyone may call."
+    )

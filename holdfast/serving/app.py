@@ -1,0 +1,146 @@
+"""The HTTP application: its routes, its shared state, and the one table from errors to HTTP statuses."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+import holdfast
+from holdfast.errors import (
+    Conflict,
+    DocumentError,
+    EngineError,
+    HoldfastError,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+    RequestTimeout,
+    StorageError,
+    Unauthenticated,
+)
+from holdfast.serving.api import health
+from holdfast.serving.api.errors import ErrorResponse, error_body, make_error, to_invalid_input
+from holdfast.serving.api_keys import ApiKeys
+from holdfast.serving.config import Settings
+from holdfast.serving.limits import Gate
+from holdfast.serving.metrics import Metrics
+from holdfast.serving.middleware import RequestMiddleware
+from holdfast.serving.service import Service
+
+STATUS_OF_ERROR: dict[type[HoldfastError], int] = {
+    InvalidInput: 400,
+    DocumentError: 400,
+    Unauthenticated: 401,
+    NotFound: 404,
+    Conflict: 409,
+    Overloaded: 429,
+    EngineError: 502,
+    RequestTimeout: 504,
+    StorageError: 507,
+}
+"""Subclasses share the status of their base; what is not named here is 500."""
+
+NOT_WORTH_RETRYING = {409, 507}
+"""OpenAI's client retries these by default, but waiting a second does not help; it obeys `x-should-retry`."""
+
+HTTP_ERROR_CODES = {413: "request_too_large", 415: "unsupported_media_type"}
+
+ROUTERS = (health.router,)
+
+
+def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
+    """Return the application.
+
+    Args:
+        settings: how to serve.
+        service: what to serve, already open, or None to open it on start-up. Closed on shutdown either way.
+    """
+    metrics = Metrics()
+    keys = ApiKeys(settings.data_dir)
+    app = FastAPI(
+        title="Holdfast",
+        version=holdfast.__version__,
+        summary="OpenAI-compatible retrieval-augmented generation.",
+        lifespan=_run_service,
+        redoc_url=None,
+        responses={"4XX": {"model": ErrorResponse}, "5XX": {"model": ErrorResponse}},
+    )
+    limits = (settings.max_concurrent_requests, settings.max_queued_requests)
+    app.state.settings = settings
+    app.state.service = service
+    app.state.api_keys = keys
+    app.state.metrics = metrics
+    app.state.answers = Gate("answers", *limits)
+    app.state.searches = Gate("searches", *limits)
+    metrics.watch(app.state.answers)
+    metrics.watch(app.state.searches)
+    app.add_middleware(
+        RequestMiddleware,
+        authenticate=keys.tenant_of,
+        render=render_error,
+        metrics=metrics,
+        max_body_bytes=settings.max_body_bytes,
+        max_file_bytes=settings.max_file_bytes,
+        timeout_s=settings.request_timeout_s,
+    )
+    for kind in (HoldfastError, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, _handle_error)
+    for router in ROUTERS:
+        app.include_router(router)
+    return app
+
+
+@asynccontextmanager
+async def _run_service(app: FastAPI) -> AsyncIterator[None]:
+    """Open the service where it is not open yet, ingest in the background, and close all in the end."""
+    state = app.state
+    if state.service is None:
+        state.service = await asyncio.to_thread(Service, state.settings)
+    state.service.ingestion.start()
+    try:
+        yield
+    finally:
+        await state.service.close()
+        state.api_keys.close()
+
+
+async def _handle_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, RequestValidationError):
+        error = to_invalid_input(error)
+    return render_error(error, request.state.request_id, f"{request.method} {request.url.path}")
+
+
+def render_error(error: Exception, request_id: str, call: str = "") -> Response:
+    """Return the response for `error`, raised by `call` (method and path)."""
+    if isinstance(error, HTTPException):
+        return _render_http_exception(error, call)
+    status = next((status for kind, status in STATUS_OF_ERROR.items() if isinstance(error, kind)), 500)
+    headers = {}
+    if isinstance(error, Overloaded):
+        headers["retry-after"] = str(math.ceil(error.retry_after_s))
+        headers["retry-after-ms"] = str(round(1000 * error.retry_after_s))
+    if isinstance(error, Unauthenticated):
+        headers["www-authenticate"] = "Bearer"
+    if status in NOT_WORTH_RETRYING:
+        headers["x-should-retry"] = "false"
+    body = error_body(error)
+    if status == 500:
+        body["error"]["message"] += f" Its id is {request_id}; the server's log says more."
+    return JSONResponse(body, status, headers)
+
+
+def _render_http_exception(error: HTTPException, call: str) -> Response:
+    message = str(error.detail)
+    if error.status_code == 404:
+        message = f"Invalid URL ({call})"
+    if error.status_code == 405:
+        message = f"Not allowed: {call}"
+    body = make_error(message, code=HTTP_ERROR_CODES.get(error.status_code))
+    return JSONResponse(body, error.status_code, error.headers)

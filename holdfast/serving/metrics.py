@@ -1,0 +1,88 @@
+"""Prometheus metrics: counters and histograms, never ratios.
+
+One registry for each application, so that several can live in one process. Gauges of the store are read when scraped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from holdfast.serving.limits import Gate
+
+LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+
+class Metrics:
+    """What one server counts."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "holdfast_requests", "HTTP requests answered.", ["method", "route", "status"], registry=self.registry
+        )
+        self.request_seconds = Histogram(
+            "holdfast_request_duration_seconds",
+            "Time from the first byte of a request to the last of its response.",
+            ["method", "route"],
+            buckets=LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.first_byte_seconds = Histogram(
+            "holdfast_response_start_seconds",
+            "Time until the response began.",
+            ["method", "route"],
+            buckets=LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.running = Gauge("holdfast_requests_in_progress", "HTTP requests being served.", registry=self.registry)
+        self.rejected = Counter(
+            "holdfast_rejected_requests",
+            "Requests refused before any work, by reason: busy, unauthenticated, too_large.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.disconnected = Counter(
+            "holdfast_disconnected_requests", "Requests cancelled because the client left.", registry=self.registry
+        )
+        self.search_seconds = Histogram(
+            "holdfast_search_duration_seconds",
+            "Time to embed the queries and search the vector stores.",
+            buckets=LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.tokens = Counter(
+            "holdfast_tokens",
+            "Tokens by model and kind: prompt, completion.",
+            ["model", "kind"],
+            registry=self.registry,
+        )
+        self.ingestion_queue = Gauge(
+            "holdfast_ingestion_queue_files", "Files waiting for or in ingestion.", registry=self.registry
+        )
+        self.passages = Gauge("holdfast_passages", "Passages stored.", registry=self.registry)
+
+    def watch(self, gate: Gate) -> None:
+        """Show the running and waiting work of `gate`."""
+        name = gate.name
+        running = Gauge(f"holdfast_{name}_running", f"{name.capitalize()} under way.", registry=self.registry)
+        running.set_function(lambda: gate.num_running)
+        waiting = Gauge(f"holdfast_{name}_waiting", f"{name.capitalize()} in line.", registry=self.registry)
+        waiting.set_function(lambda: gate.num_waiting)
+
+    def count_tokens(self, model: str, *, prompt: int, completion: int = 0) -> None:
+        """Add one request's tokens."""
+        self.tokens.labels(model, "prompt").inc(prompt)
+        self.tokens.labels(model, "completion").inc(completion)
+
+    @contextmanager
+    def time_search(self) -> Iterator[None]:
+        """Measure one search."""
+        with self.search_seconds.time():
+            yield
+
+    def render(self) -> bytes:
+        """Return everything in Prometheus's text format."""
+        return generate_latest(self.registry)

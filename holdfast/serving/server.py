@@ -1,0 +1,83 @@
+"""One server process: bind, check that it is safe to, serve, and finish what runs on shutdown."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from holdfast.errors import InvalidInput
+from holdfast.serving.api_keys import ApiKeys
+from holdfast.serving.app import create_app
+from holdfast.serving.config import Settings
+from holdfast.serving.service import Service
+
+
+def serve(
+    settings: Settings, *, service: Service | None = None, on_bound: Callable[[str], None] | None = None
+) -> None:
+    """Serve until interrupted (SIGINT or SIGTERM); blocking.
+
+    Args:
+        settings: where and how to listen.
+        service: what to serve; opened from `settings` where not given. Closed in the end.
+        on_bound: called with the base URL (its real port included) once the address is bound, before requests
+            are answered.
+
+    Raises:
+        InvalidInput: the address cannot be bound, or is open to others while no API key exists.
+    """
+    check_exposure(settings)
+    listener = bind(settings.host, settings.port)
+    try:
+        app = create_app(settings, service or Service(settings))
+        if on_bound is not None:
+            host, port = listener.getsockname()[:2]
+            on_bound(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
+        )
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        listener.close()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a listening socket; port 0 takes a free one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise InvalidInput(f"cannot listen on {host} port {port}: {error.strerror}", param="port") from error
+
+
+def check_exposure(settings: Settings) -> None:
+    """Refuse to serve other machines while everyone would be let in."""
+    if settings.allow_open or is_loopback(settings.host):
+        return
+    keys = ApiKeys(settings.data_dir)
+    try:
+        if keys.is_open():
+            raise InvalidInput(
+                f"host {settings.host!r} can be reached by other machines and there is no API key yet: make one with"
+                " `holdfast api-key create`, or set `allow_open` if a proxy in front checks who calls",
+                param="host",
+            )
+    finally:
+        keys.close()
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
