@@ -1,0 +1,251 @@
+"""The command line: parse and start, nothing else.
+
+A command imports what it runs when it runs, so that `holdfast --help` answers at once. Exit status: 0 done, 1 failed,
+2 a mistake in the call.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+import holdfast
+from holdfast.errors import HoldfastError
+from holdfast.serving.cli_options import ANSWERING, EVERYTHING, PARSING, STORAGE, with_settings
+from holdfast.serving.config import Settings
+
+app = typer.Typer(
+    name="holdfast",
+    help="Ask your own files: an OpenAI-compatible server for retrieval-augmented generation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+keys = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
+app.add_typer(keys, name="api-key")
+
+Paths = Annotated[list[Path], typer.Argument(exists=True, help="Files, or folders that are read recursively.")]
+OptionalPaths = Annotated[
+    list[Path] | None, typer.Argument(exists=True, help="Files, or folders that are read recursively.")
+]
+Store = Annotated[str, typer.Option("--store", help="Vector store to use.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def main() -> None:
+    """Run the command line; errors become one line and an exit status."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        status = app(standalone_mode=False)
+    except TyperException as error:
+        typer.echo(f"holdfast: {error.format_message()} (see --help)", err=True)
+        status = error.exit_code
+    except HoldfastError as error:
+        from holdfast.serving.cli_output import print_error
+
+        status = print_error(error)
+    sys.exit(status)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"holdfast {holdfast.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+@with_settings(*EVERYTHING)
+def serve(settings: Settings, paths: OptionalPaths = None, as_json: AsJson = False) -> None:
+    """Start the server, and put the files at PATHS into the vector store `vs_default`.
+
+    Examples:
+
+        holdfast serve reports/
+
+        holdfast serve --port 9000 --engine remote --upstream-url http://127.0.0.1:8001/v1 --model my-model
+    """
+    from holdfast.serving.cli_serve import run_server
+
+    run_server(settings, paths or [], as_json=as_json)
+
+
+@app.command()
+@with_settings(*STORAGE, *PARSING)
+def ingest(settings: Settings, paths: Paths, store: Store = "vs_default", as_json: AsJson = False) -> None:
+    """Put files into a vector store without a server; unchanged files are recognised.
+
+    Examples:
+
+        holdfast ingest reports/ notes.md
+
+        holdfast ingest contracts/ --store vs_contracts --json
+    """
+    from holdfast.serving import cli_ingest, cli_output, cli_query
+
+    files = cli_ingest.find_files(paths)
+    with cli_query.open_service(settings) as service:
+        summary = cli_ingest.ingest_files(service, store, files, cli_output.err)
+    if as_json:
+        cli_output.print_json(summary.to_json())
+    else:
+        cli_output.out.print("\n".join(summary.lines()))
+    if summary.failures:
+        raise typer.Exit(cli_output.FAILED)
+
+
+@app.command()
+@with_settings(*STORAGE)
+def search(
+    settings: Settings,
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    store: Store = "vs_default",
+    k: Annotated[int, typer.Option("-k", min=1, max=50, help="Passages to show.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Show the passages nearest to QUERY.
+
+    Example:
+
+        holdfast search "radon in homes" -k 3
+    """
+    from holdfast.serving import cli_output, cli_query
+
+    with cli_query.open_service(settings) as service:
+        sources = cli_query.search(service, store, query, k)
+    cli_output.print_sources(sources, as_json=as_json)
+
+
+@app.command()
+@with_settings(*STORAGE, *PARSING, *ANSWERING)
+def ask(
+    settings: Settings,
+    question: Annotated[str, typer.Argument(help="In plain words.")],
+    paths: OptionalPaths = None,
+    store: Store = "vs_default",
+    as_json: AsJson = False,
+) -> None:
+    """Answer QUESTION from the files at PATHS (from the whole vector store without any), with citations.
+
+    Examples:
+
+        holdfast ask "How many lung cancer deaths does radon cause each year?" examples/
+
+        holdfast ask "What did we agree on liability?" --store vs_contracts
+    """
+    from holdfast.serving import cli_ingest, cli_query
+
+    with cli_query.open_service(settings) as service:
+        cli_query.ask(service, store, question, cli_ingest.find_files(paths or []), as_json=as_json)
+
+
+@app.command()
+@with_settings("embedding_model", "device", *ANSWERING)
+def models(settings: Settings, as_json: AsJson = False) -> None:
+    """List the models that a server with these settings offers.
+
+    Example:
+
+        holdfast models --engine hf --model ./my-model
+    """
+    from holdfast.serving import cli_query
+
+    cli_query.list_models(settings, as_json=as_json)
+
+
+@app.command()
+@with_settings(*STORAGE)
+def verify(settings: Settings, as_json: AsJson = False) -> None:
+    """Check every checksum and cross-reference of the data directory; exit with 1 if anything is wrong.
+
+    Example:
+
+        holdfast verify --data-dir /srv/holdfast
+    """
+    from holdfast.serving import cli_output, cli_query
+
+    with cli_query.open_service(settings) as service:
+        faults = service.collections.verify()
+    if as_json:
+        cli_output.print_json({"faults": faults})
+    else:
+        cli_output.out.print("\n".join(faults) or "All is well.")
+    if faults:
+        raise typer.Exit(cli_output.FAILED)
+
+
+@keys.command("create")
+@with_settings("data_dir")
+def create_key(
+    settings: Settings,
+    tenant: Annotated[str, typer.Option(help="Whose key it is; tenants do not see each other's objects.")] = "default",
+    name: Annotated[str, typer.Option(help="A note for the list.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Make an API key and print it; it is shown once. From the first key on, every request needs one.
+
+    Example:
+
+        holdfast api-key create --tenant sales --name "sales bot"
+    """
+    from holdfast.serving import cli_output
+    from holdfast.serving.api_keys import ApiKeys
+
+    key, text = ApiKeys(settings.data_dir).create(tenant, name)
+    if as_json:
+        cli_output.print_json({"id": key.id, "tenant": key.tenant, "name": key.name, "key": text})
+    else:
+        cli_output.out.print(text)
+
+
+@keys.command("list")
+@with_settings("data_dir")
+def list_keys(settings: Settings, as_json: AsJson = False) -> None:
+    """List the API keys, revoked ones too; the keys themselves are not kept.
+
+    Example:
+
+        holdfast api-key list
+    """
+    from holdfast.serving import cli_output
+    from holdfast.serving.api_keys import ApiKeys
+
+    cli_output.print_keys(ApiKeys(settings.data_dir).list(), as_json=as_json)
+
+
+@keys.command("revoke")
+@with_settings("data_dir")
+def revoke_key(
+    settings: Settings,
+    key_id: Annotated[str, typer.Argument(help="The id that `holdfast api-key list` shows.")],
+    as_json: AsJson = False,
+) -> None:
+    """Refuse an API key from now on.
+
+    Example:
+
+        holdfast api-key revoke 0123456789abcdef
+    """
+    from holdfast.serving import cli_output
+    from holdfast.serving.api_keys import ApiKeys
+
+    cli_output.print_keys([ApiKeys(settings.data_dir).revoke(key_id)], as_json=as_json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""`holdfast serve`: a server that answers at once, while the files named on the command line are being read."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from holdfast.errors import HoldfastError
+from holdfast.serving import cli_ingest
+from holdfast.serving.cli_output import SNIPPET, err, out, print_json
+from holdfast.serving.config import Settings
+from holdfast.serving.server import check_exposure, serve
+from holdfast.serving.service import Service
+
+STORE = "vs_default"
+
+
+def run_server(settings: Settings, paths: Sequence[Path], *, as_json: bool) -> None:
+    """Serve until interrupted; say where, and how to ask, once the files at `paths` are in."""
+    check_exposure(settings)
+    files = cli_ingest.find_files(paths)
+    with err.status("Loading models"):
+        service = Service(settings)
+    new, num_known = cli_ingest.attach_files(service, STORE, list(files), err)
+
+    def announce(url: str) -> None:
+        err.print(f"Listening on {url}")
+        try:
+            cli_ingest.show_progress(service, STORE, err)
+            summary = cli_ingest.summarise(service, STORE, new, num_known, files)
+        except HoldfastError as error:
+            logging.getLogger(__name__).error("reading the files named on the command line: %s", error.message)
+            return
+        if as_json:
+            print_json({"url": url, "model": service.engine.name, "files": summary.to_json()})
+        else:
+            out.print("\n".join(summary.lines()))
+            snippet = SNIPPET.format(url=url, model=service.engine.name, store=STORE)
+            out.print(f"\nReady. Ask with the openai client:\n{snippet}")
+        sys.stdout.flush()
+
+    def on_bound(url: str) -> None:
+        threading.Thread(target=announce, args=(url,), name="announce", daemon=True).start()
+
+    serve(settings, service=service, on_bound=on_bound)
