@@ -8,101 +8,92 @@ thread.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+import re
+import secrets
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from holdfast.errors import Conflict, IntegrityError, InvalidInput, ShapeError, StorageError
+from holdfast.retrieval import store
 from holdfast.retrieval.chunks import Chunking
 from holdfast.retrieval.embed import Embedder
-from holdfast.serving.database import Cursor, Database, Page
+from holdfast.retrieval.filters import make_filter
+from holdfast.serving.collection_search import search_passages
+from holdfast.serving.database import Cursor, Database, Page, fetch_page
 from holdfast.serving.engine.protocol import Source
 from holdfast.serving.files import Files
+from holdfast.serving.ingestion_queue import enqueue
+from holdfast.serving.store_contents import StoreContents
+from holdfast.serving.vector_store import (
+    STORE_FILES,
+    STORES,
+    Attributes,
+    FileBatch,
+    FileCounts,
+    FileStatus,
+    NewFile,
+    StoredFile,
+    VectorStore,
+    find_batch,
+    find_store,
+    find_store_file,
+    is_expired,
+    to_batch,
+    to_json,
+    to_store,
+    to_stored_file,
+)
 
-FileStatus = Literal["in_progress", "completed", "cancelled", "failed"]
-Attributes = dict[str, str | float | bool]
+__all__ = [
+    "Attributes",
+    "Collections",
+    "FileBatch",
+    "FileCounts",
+    "FileStatus",
+    "NewFile",
+    "StoredFile",
+    "VectorStore",
+]
 
+log = logging.getLogger(__name__)
 
-@dataclass(frozen=True, slots=True)
-class FileCounts:
-    in_progress: int
-    completed: int
-    failed: int
-    cancelled: int
-    total: int
+Sources = list[Source]
+StoredFiles = list[StoredFile]
+Lines = list[str]
 
-
-@dataclass(frozen=True, slots=True)
-class VectorStore:
-    id: str
-    """`vs_` and 24 hex digits, or a chosen name (`vs_default`)"""
-    tenant: str
-    name: str
-    description: str | None
-    created_at: int
-    last_active_at: int
-    metadata: dict[str, str]
-    expires_after_days: int | None
-    expires_at: int | None
-    file_counts: FileCounts
-    usage_bytes: int
-    """bytes of text, passages, codes and vectors held for this store"""
-
-    @property
-    def status(self) -> Literal["expired", "in_progress", "completed"]:
-        raise NotImplementedError
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFile:
-    """A file in a vector store."""
-
-    file_id: str
-    vector_store_id: str
-    filename: str
-    created_at: int
-    status: FileStatus
-    usage_bytes: int
-    attributes: Attributes
-    chunking: Chunking
-    is_chunking_chosen: bool
-    """False: the server's default was used"""
-    error_code: str | None
-    """stable code: one of errors.DOCUMENT_CODES, or `server_error`"""
-    error_message: str | None
-    num_passages: int
-    batch_id: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class FileBatch:
-    id: str
-    """`vsfb_` and 24 hex digits"""
-    vector_store_id: str
-    created_at: int
-    is_cancelled: bool
-    file_counts: FileCounts
-
-
-@dataclass(frozen=True, slots=True)
-class NewFile:
-    """A file to attach."""
-
-    file_id: str
-    attributes: Attributes | None = None
-    chunking: Chunking | None = None
+CHOSEN_ID = re.compile(r"vs_[A-Za-z0-9_-]{1,64}")
+ACTIVITY_RESOLUTION_S = 60
+"""`last_active_at` is brought up to date by searches this often: each time costs a commit"""
 
 
 class Collections:
-    """All vector stores. Another tenant's are NotFound."""
+    """All vector stores. Another tenant's are NotFound.
+
+    Raises:
+        Conflict: the data directory was embedded with another model, whose vectors cannot be compared.
+    """
 
     def __init__(self, database: Database, files: Files, embedder: Embedder, data_dir: Path) -> None:
-        raise NotImplementedError
+        self._database = database
+        self._files = files
+        self._dim = embedder.dim
+        row = database.read().execute("SELECT model_id FROM documents LIMIT 1").fetchone()
+        if row is not None and row["model_id"] != embedder.model_id:
+            raise Conflict(
+                f"{data_dir} holds vectors of the embedding model {row['model_id']}, not of {embedder.model_id}; "
+                "start with that model, or with another data directory",
+            )
+        self.contents = StoreContents(database, data_dir / "segments", embedder.dim)
+        files.unlink = self._unlink_upload
 
     # vector stores
+
     def create(
         self,
         tenant: str,
@@ -113,13 +104,37 @@ class Collections:
         expires_after_days: int | None = None,
         vector_store_id: str | None = None,
     ) -> VectorStore:
-        raise NotImplementedError
+        """Make an empty vector store; `vector_store_id` chooses its id (`vs_` and letters, digits, `_`, `-`).
+
+        Raises:
+            Conflict: the tenant has a vector store of that id.
+        """
+        if vector_store_id is None:
+            vector_store_id = f"vs_{secrets.token_hex(12)}"
+        elif not CHOSEN_ID.fullmatch(vector_store_id):
+            raise InvalidInput(
+                f"vector_store_id must be vs_ and up to 64 letters, digits, _ or -; not {vector_store_id!r:.80}",
+                param="vector_store_id",
+            )
+        now = self._database.now()
+        with self._database.write() as connection:
+            if connection.execute(f"{STORES} AND id = ?", (tenant, vector_store_id)).fetchone():
+                raise Conflict(f"vector store {vector_store_id!r} exists", param="vector_store_id")
+            position = connection.execute("INSERT INTO collections DEFAULT VALUES").lastrowid
+            connection.execute(
+                "INSERT INTO vector_stores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (position, vector_store_id, tenant, name, description, to_json(metadata), now, now, expires_after_days),
+            )
+        return self.get(tenant, vector_store_id)
 
     def get(self, tenant: str, vector_store_id: str) -> VectorStore:
-        raise NotImplementedError
+        connection = self._database.read()
+        return to_store(connection, find_store(connection, tenant, vector_store_id), self._database.now())
 
     def list(self, tenant: str, cursor: Cursor) -> Page[VectorStore]:
-        raise NotImplementedError
+        connection, now = self._database.read(), self._database.now()
+        page = fetch_page(connection, STORES, (tenant,), cursor)
+        return Page([to_store(connection, row, now) for row in page.items], page.has_more)
 
     def update(
         self,
@@ -131,20 +146,61 @@ class Collections:
         expires_after_days: int | None = None,
         clear_expiry: bool = False,
     ) -> VectorStore:
-        raise NotImplementedError
+        """Change what is given and leave the rest."""
+        with self._database.write() as connection:
+            row = find_store(connection, tenant, vector_store_id)
+            connection.execute(
+                "UPDATE vector_stores SET name = ?, metadata = ?, expires_after_days = ?, last_active_at = ? "
+                "WHERE position = ?",
+                (
+                    row["name"] if name is None else name,
+                    row["metadata"] if metadata is None else to_json(metadata),
+                    None if clear_expiry else expires_after_days or row["expires_after_days"],
+                    self._database.now(),
+                    row["position"],
+                ),
+            )
+        return self.get(tenant, vector_store_id)
 
     def delete(self, tenant: str, vector_store_id: str) -> None:
-        raise NotImplementedError
+        """Delete a vector store and all it holds; the uploads stay."""
+        self.contents.delete_store(find_store(self._database.read(), tenant, vector_store_id)["position"])
 
     # files in them
+
     def attach(
         self, tenant: str, vector_store_id: str, files: Sequence[NewFile], *, batch: bool = False
-    ) -> tuple[list[StoredFile], FileBatch | None]:
-        """Queue files for ingestion, all or none; with `batch`, under a new batch."""
-        raise NotImplementedError
+    ) -> tuple[StoredFiles, FileBatch | None]:
+        """Queue files for ingestion, all or none; with `batch`, under a new batch.
+
+        A file named twice counts once, as named last. A file that is in the store already, with the same chunking,
+        takes the new attributes and stays searchable; with another chunking it is ingested again.
+        """
+        chosen = {file.file_id: file for file in files}
+        row = find_store(self._database.read(), tenant, vector_store_id)
+        self._refuse_expired(row)
+        for file_id in chosen:
+            self._files.get(tenant, file_id)
+        self._detach_rechunked(row["position"], chosen)
+        with self._database.write() as connection:
+            position = find_store(connection, tenant, vector_store_id)["position"]
+            now = self._database.now()
+            batch_id, batch_position = f"vsfb_{secrets.token_hex(12)}", None
+            if batch:
+                batch_position = connection.execute(
+                    "INSERT INTO batches (id, store, created_at) VALUES (?, ?, ?)", (batch_id, position, now)
+                ).lastrowid
+            for file in chosen.values():
+                enqueue(connection, tenant, position, file, batch_position, now)
+            connection.execute("UPDATE vector_stores SET last_active_at = ? WHERE position = ?", (now, position))
+            rows = [find_store_file(connection, position, file_id) for file_id in chosen]
+            attached = [to_stored_file(row) for row in rows]
+            return attached, to_batch(connection, find_batch(connection, position, batch_id)) if batch else None
 
     def get_file(self, tenant: str, vector_store_id: str, file_id: str) -> StoredFile:
-        raise NotImplementedError
+        connection = self._database.read()
+        position = find_store(connection, tenant, vector_store_id)["position"]
+        return to_stored_file(find_store_file(connection, position, file_id))
 
     def list_files(
         self,
@@ -155,26 +211,64 @@ class Collections:
         status: FileStatus | None = None,
         batch_id: str | None = None,
     ) -> Page[StoredFile]:
-        raise NotImplementedError
+        connection = self._database.read()
+        position = find_store(connection, tenant, vector_store_id)["position"]
+        select = STORE_FILES
+        params: tuple[object, ...] = (position,)
+        if status is not None:
+            select += " AND s.status = ?"
+            params += (status,)
+        if batch_id is not None:
+            select += " AND s.batch = ?"
+            params += (find_batch(connection, position, batch_id)["position"],)
+        page = fetch_page(connection, select, params, cursor)
+        return Page([to_stored_file(row) for row in page.items], page.has_more)
 
     def update_file(self, tenant: str, vector_store_id: str, file_id: str, attributes: Attributes) -> StoredFile:
-        raise NotImplementedError
+        """Replace a file's attributes."""
+        with self._database.write() as connection:
+            position = find_store(connection, tenant, vector_store_id)["position"]
+            row = find_store_file(connection, position, file_id)
+            connection.execute(
+                "UPDATE store_files SET attributes = ? WHERE position = ?", (to_json(attributes), row["position"])
+            )
+            return to_stored_file(find_store_file(connection, position, file_id))
 
     def detach(self, tenant: str, vector_store_id: str, file_id: str) -> None:
         """Take a file out of the store: its passages, codes and vectors go unless another file shares them."""
-        raise NotImplementedError
+        connection = self._database.read()
+        position = find_store(connection, tenant, vector_store_id)["position"]
+        row = find_store_file(connection, position, file_id)
+        self.contents.unlink("store = ? AND file = ?", (position, row["file"]))
 
     def get_batch(self, tenant: str, vector_store_id: str, batch_id: str) -> FileBatch:
-        raise NotImplementedError
+        connection = self._database.read()
+        position = find_store(connection, tenant, vector_store_id)["position"]
+        return to_batch(connection, find_batch(connection, position, batch_id))
 
     def cancel_batch(self, tenant: str, vector_store_id: str, batch_id: str) -> FileBatch:
-        raise NotImplementedError
+        """Cancel the files of a batch that are not finished; the finished ones stay."""
+        with self._database.write() as connection:
+            position = find_store(connection, tenant, vector_store_id)["position"]
+            row = find_batch(connection, position, batch_id)
+            connection.execute("UPDATE batches SET is_cancelled = 1 WHERE position = ?", (row["position"],))
+            connection.execute(
+                "UPDATE store_files SET status = 'cancelled' WHERE batch = ? AND status = 'in_progress'",
+                (row["position"],),
+            )
+            return to_batch(connection, find_batch(connection, position, batch_id))
 
     def file_text(self, tenant: str, vector_store_id: str, file_id: str) -> str:
         """Return the extracted text that citations' offsets point into. Conflict until the file is completed."""
-        raise NotImplementedError
+        connection = self._database.read()
+        position = find_store(connection, tenant, vector_store_id)["position"]
+        row = find_store_file(connection, position, file_id)
+        if row["status"] != "completed":
+            raise Conflict(f"file {file_id!r} is {row['status']}; its text is there once it is completed")
+        return store.load_text(connection, row["document"])
 
     # search
+
     def search(
         self,
         tenant: str,
@@ -185,18 +279,102 @@ class Collections:
         filters: dict[str, Any] | None = None,
         score_threshold: float = 0.0,
         exact: bool = False,
-    ) -> list[Source]:
+    ) -> Sources:
         """Return the best `k` passages over all query vectors (Q, dim), score descending, then passage id.
 
         The score is max(0, cosine). `filters` is OpenAI's comparison or compound filter over file attributes, checked
         here (InvalidInput names the faulty part). `exact` ranks by the stored float vectors instead of the codes.
         """
-        raise NotImplementedError
+        if query_vectors.ndim != 2 or query_vectors.shape[1] != self._dim:
+            shape = query_vectors.shape
+            raise ShapeError(f"query_vectors must be (Q, {self._dim}), not {shape}", param="query_vectors")
+        predicate = None if filters is None else make_filter(filters)
+        row = find_store(self._database.read(), tenant, vector_store_id)
+        self._refuse_expired(row)
+        self._touch(row)
+        index = self.contents.index(row["position"])
+        for is_last_try in (False, True):
+            try:
+                with index.reading() as codes:
+                    connection = self._database.read()
+                    find_store(connection, tenant, vector_store_id)
+                    sources = search_passages(
+                        connection, row["position"], None if exact else codes, query_vectors, k, predicate
+                    )
+                break
+            except IntegrityError as error:
+                if is_last_try:
+                    raise
+                log.warning("vector store %s: %s; making its index again from the database", vector_store_id, error)
+                index.discard_segment()
+        return [source for source in sources if source.score >= score_threshold]
 
-    # for `holdfast verify`
-    def verify(self) -> list[str]:
+    # housekeeping
+
+    def delete_expired(self) -> None:
+        """Delete expired uploads, and empty the vector stores that have expired (they stay, as `expired`)."""
+        self._files.delete_expired()
+        now = self._database.now()
+        rows = self._database.read().execute("SELECT * FROM vector_stores WHERE expires_after_days IS NOT NULL")
+        for row in rows.fetchall():
+            if is_expired(row, now) and self.get(row["tenant"], row["id"]).file_counts.total:
+                self.contents.unlink("store = ?", (row["position"],))
+
+    def verify(self) -> Lines:
         """Check every checksum and cross-reference; return one line per fault, empty if all is well."""
-        raise NotImplementedError
+        faults = self._database.check()
+        if faults:
+            return faults  # what the rows say cannot be relied on
+        with self._database.snapshot() as connection:
+            faults = [*store.check_documents(connection, self._dim), *check_references(connection)]
+        return [*faults, *self._files.verify(), *self.contents.verify()]
 
     def close(self) -> None:
-        raise NotImplementedError
+        """Save what the indexes hold; call before the database is closed."""
+        self.contents.close()
+
+    def _detach_rechunked(self, position: int, files: dict[str, NewFile]) -> None:
+        """Take out the files that are in the store with another chunking than they are attached with now."""
+        rows = self._database.read().execute(f"{STORE_FILES} AND s.document IS NOT NULL", (position,)).fetchall()
+        for row in rows:
+            file = files.get(row["id"])
+            if file is not None and Chunking(row["max_tokens"], row["overlap_tokens"]) != (file.chunking or Chunking()):
+                self.contents.unlink("position = ?", (row["position"],))
+
+    def _unlink_upload(self, tenant: str, file_id: str, also: Callable[[sqlite3.Connection], None]) -> None:
+        """Take an upload out of every vector store; `also` drops the upload itself in the same transaction."""
+        self.contents.unlink(
+            "file = (SELECT f.position FROM files f WHERE f.tenant = ? AND f.id = ?)", (tenant, file_id), also
+        )
+
+    def _refuse_expired(self, row: sqlite3.Row) -> None:
+        if is_expired(row, self._database.now()):
+            raise Conflict(f"vector store {row['id']!r} has expired", code="vector_store_expired")
+
+    def _touch(self, row: sqlite3.Row) -> None:
+        """Note that a vector store was used; a full disk does not stop searches."""
+        now = self._database.now()
+        if now - row["last_active_at"] < ACTIVITY_RESOLUTION_S:
+            return
+        try:
+            with self._database.write() as connection:
+                connection.execute(
+                    "UPDATE vector_stores SET last_active_at = ? WHERE position = ?", (now, row["position"])
+                )
+        except StorageError as error:
+            log.warning("vector store %s: its last use is not noted: %s", row["id"], error)
+
+
+def check_references(connection: sqlite3.Connection) -> Iterator[str]:
+    """Yield one line per file or document whose rows do not fit together."""
+    for row in connection.execute(
+        "SELECT s.position, s.status FROM store_files s WHERE (s.status = 'completed') != (s.document IS NOT NULL) "
+        "OR (s.document IS NOT NULL AND NOT EXISTS (SELECT 1 FROM collection_documents c "
+        "WHERE c.collection = s.store AND c.document = s.document))"
+    ):
+        yield f"vector store file {row['position']}: {row['status']}, but its document is not in the store"
+    for row in connection.execute(
+        "SELECT c.collection, c.document FROM collection_documents c WHERE NOT EXISTS (SELECT 1 FROM store_files s "
+        "WHERE s.store = c.collection AND s.document = c.document)"
+    ):
+        yield f"document {row['document']}: in vector store {row['collection']} without a file"

@@ -1,0 +1,155 @@
+"""What is in each vector store: the one place where database and indexes change together.
+
+A change commits while searches of the stores it touches are held off, then brings their indexes in step, so a search
+sees all of a file or nothing. Locks are taken in one order: indexes by ascending number, then the database.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdfast.retrieval import store
+from holdfast.retrieval.chunks import Passage
+from holdfast.retrieval.documents import Document
+from holdfast.retrieval.stored_index import StoredIndex, sweep_segments
+from holdfast.serving.database import Database
+from holdfast.serving.ingestion_queue import Job
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedDocument:
+    """A document read, split and embedded, not stored yet."""
+
+    document: Document
+    passages: Sequence[Passage]
+    vectors: NDArray[np.float32]
+    """(len(passages), dim), unit norm"""
+
+
+class StoreContents:
+    """The documents of all vector stores; `folder` holds their indexes' segments, `dim` is the vectors' length."""
+
+    def __init__(self, database: Database, folder: Path, dim: int) -> None:
+        self._database = database
+        self._folder = folder
+        self._dim = dim
+        self._indexes: dict[int, StoredIndex] = {}
+        self._lock = threading.Lock()
+        sweep_segments(folder, database.read())
+
+    def index(self, position: int) -> StoredIndex:
+        """Return the index of a vector store; it is loaded when first used."""
+        with self._lock:
+            if position not in self._indexes:
+                self._indexes[position] = StoredIndex(position, self._folder, self._dim, self._database)
+            return self._indexes[position]
+
+    def complete(self, job: Job, parsed: ParsedDocument | None = None) -> bool:
+        """Commit a queued file as completed, with what was `parsed` or with the document that is known by its content.
+
+        Returns:
+            False if neither is there, so that the file must be read first; True also if the file has been detached or
+            cancelled meanwhile, and nothing is left to do.
+        """
+        index = self.index(job.store)
+        with index.changing():
+            with self._database.write() as connection:
+                if not job.is_queued(connection):
+                    return True
+                document = store.find_document(connection, job.key)
+                if document is None:
+                    if parsed is None:
+                        return False
+                    document = store.insert_document(
+                        connection, job.key, parsed.document, parsed.passages, parsed.vectors
+                    )
+                is_new = store.link_document(connection, job.store, document)
+                job.mark_completed(connection, document)
+            if is_new:
+                connection = self._database.read()
+                ids = store.load_passage_ids(connection, [document])
+                index.add(ids, store.load_vectors(connection, document, self._dim))
+        index.save_if_due()
+        return True
+
+    def unlink(
+        self, where: str, params: tuple[object, ...], also: Callable[[sqlite3.Connection], None] | None = None
+    ) -> None:
+        """Take the rows of `store_files` that match out of their stores, and with them what nothing else holds.
+
+        `also` runs in the same transaction. When this returns, no file of the data directory has what was removed.
+        """
+        while not self._try_unlink(where, params, also):
+            pass
+        self._database.purge()
+
+    def delete_store(self, position: int) -> None:
+        """Delete a vector store with everything in it."""
+        index = self.index(position)
+        with index.changing(is_loading=False):
+            with self._database.write() as connection:
+                connection.execute("DELETE FROM store_files WHERE store = ?", (position,))
+                connection.execute("DELETE FROM vector_stores WHERE position = ?", (position,))
+                store.delete_collection(connection, position)
+            index.delete_files()
+        with self._lock:
+            self._indexes.pop(position, None)
+        self._database.purge()
+
+    def verify(self) -> list[str]:
+        """Return one line per fault of the saved segments."""
+        rows = self._database.read().execute("SELECT position FROM vector_stores ORDER BY position").fetchall()
+        return [fault for row in rows for fault in self.index(row["position"]).verify()]
+
+    def close(self) -> None:
+        """Save the indexes that changed, so that the next start need not encode anything."""
+        with self._lock:
+            indexes = list(self._indexes.values())
+        for index in indexes:
+            index.save()
+
+    def _try_unlink(
+        self, where: str, params: tuple[object, ...], also: Callable[[sqlite3.Connection], None] | None
+    ) -> bool:
+        """Unlink as above; return False, with nothing done, if a file was completed in a store not locked yet."""
+        filled = f"SELECT DISTINCT store FROM store_files WHERE ({where}) AND document IS NOT NULL ORDER BY store"
+        stores = [int(row["store"]) for row in self._database.read().execute(filled, params).fetchall()]
+        indexes = {position: self.index(position) for position in stores}
+        removed: dict[int, NDArray[np.uint64]] = {}
+        with ExitStack() as locks:
+            for index in indexes.values():
+                locks.enter_context(index.changing())
+            with self._database.write() as connection:
+                if not indexes.keys() >= {int(row["store"]) for row in connection.execute(filled, params).fetchall()}:
+                    return False
+                for position in indexes:
+                    documents = _orphaned(connection, position, where, params)
+                    removed[position] = store.load_passage_ids(connection, documents)
+                    connection.execute(f"DELETE FROM store_files WHERE store = ? AND ({where})", (position, *params))
+                    store.unlink_documents(connection, position, documents)
+                connection.execute(f"DELETE FROM store_files WHERE {where}", params)
+                if also is not None:
+                    also(connection)
+            for position, ids in removed.items():
+                indexes[position].remove(ids)
+        for index in indexes.values():
+            index.save_if_due()
+        return True
+
+
+def _orphaned(connection: sqlite3.Connection, position: int, where: str, params: tuple[object, ...]) -> list[int]:
+    """Return the documents of a store that only the matching files point to."""
+    rows = connection.execute(
+        f"SELECT document FROM store_files WHERE store = ? AND document IS NOT NULL GROUP BY document "
+        f"HAVING SUM(NOT COALESCE(({where}), 0)) = 0",
+        (position, *params),
+    )
+    return [int(row["document"]) for row in rows.fetchall()]
