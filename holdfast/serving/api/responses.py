@@ -1,0 +1,152 @@
+"""`/v1/responses`: answers that are kept, can be followed up, and cite files as annotations."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from holdfast.errors import Conflict
+from holdfast.serving.api.answering import ask
+from holdfast.serving.api.context import Context, JsonOnly, RequestContext
+from holdfast.serving.api.responses_answer import ResponseAnswer, error_frame, without_results
+from holdfast.serving.api.responses_items import to_messages, to_stored_items
+from holdfast.serving.api.responses_object import new_response
+from holdfast.serving.api.responses_request import RESULTS, Include, InputBody, ResponseBody
+from holdfast.serving.api.sampling import check_model, refused
+from holdfast.serving.api.schemas import Deleted, QueryModel
+from holdfast.serving.api.sse import start_stream
+from holdfast.serving.database import Cursor
+from holdfast.serving.engine.protocol import EngineRequest, Message, Sampling
+from holdfast.serving.response_store import ResponseStore
+
+router = APIRouter(prefix="/v1/responses", tags=["responses"])
+
+
+class RetrieveQuery(QueryModel):
+    """How to show a stored response."""
+
+    include: list[Include] = Field([])
+    include_array: list[Include] = Field([], alias="include[]")
+    stream: bool = False
+    starting_after: int | None = None
+    include_obfuscation: bool = False
+
+    @property
+    def has_results(self) -> bool:
+        return RESULTS in self.include + self.include_array
+
+
+class ItemsQuery(QueryModel):
+    """Which page of the input items."""
+
+    after: str | None = None
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    order: Literal["asc", "desc"] = "desc"
+    include: list[Include] = Field([])
+    include_array: list[Include] = Field([], alias="include[]")
+
+
+class TokenCount(BaseModel):
+    """What an input costs."""
+
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+    input_tokens: int
+
+
+async def open_store(request: Request, context: RequestContext) -> ResponseStore:
+    """Return the one store of this application, made on first use."""
+    state = request.app.state
+    if not hasattr(state, "response_store"):
+        state.response_store = await asyncio.to_thread(ResponseStore, context.service.database)
+    store: ResponseStore = state.response_store
+    return store
+
+
+Store = Annotated[ResponseStore, Depends(open_store)]
+
+
+@router.post("", summary="Answer, with citations, and keep the answer", dependencies=[JsonOnly])
+async def create_response(body: ResponseBody, context: RequestContext, store: Store) -> Response:
+    body.check()
+    service = context.service
+    check_model(body.model or service.engine.name, service.engine.name)
+    items = to_stored_items(body.input or [])
+    messages = await conversation(body, items, context, store)
+    await context.admit_answer()
+    answer = ask(context, messages, body.sampling, search=body.search)
+
+    async def save(response: dict[str, Any]) -> None:
+        if response["store"]:
+            await asyncio.to_thread(store.save, context.tenant, response, items)
+
+    response = new_response(body, service.engine.name, service.settings, answer.created)
+    made = ResponseAnswer(response, answer, save, has_results=body.has_results)
+    if body.stream:
+        return await start_stream(made.frames(), error_frame)
+    return JSONResponse(await made.complete())
+
+
+@router.post("/input_tokens", summary="Count the tokens of an input", dependencies=[JsonOnly])
+async def count_input_tokens(body: InputBody, context: RequestContext, store: Store) -> TokenCount:
+    """Passages that a search would add are not counted."""
+    body.check()
+    engine = context.service.engine
+    check_model(body.model or engine.name, engine.name)
+    messages = await conversation(body, to_stored_items(body.input or []), context, store)
+    question = next((message.content for message in reversed(messages) if message.role == "user"), "")
+    request = EngineRequest(tuple(messages), question, (), Sampling())
+    return TokenCount(input_tokens=await asyncio.to_thread(engine.count_prompt_tokens, request))
+
+
+@router.get("/{response_id}", summary="Retrieve a response")
+async def get_response(
+    response_id: str, query: Annotated[RetrieveQuery, Query()], context: RequestContext, store: Store
+) -> Response:
+    if query.stream or query.starting_after is not None:
+        raise refused("stream", "true", "only responses made in the background can be streamed again")
+    response = await asyncio.to_thread(store.get, context.tenant, response_id)
+    return JSONResponse(response if query.has_results else without_results(response))
+
+
+@router.delete("/{response_id}", summary="Delete a response")
+async def delete_response(response_id: str, context: RequestContext, store: Store) -> Deleted:
+    await asyncio.to_thread(store.delete, context.tenant, response_id)
+    return Deleted(id=response_id, object="response")
+
+
+@router.post("/{response_id}/cancel", summary="Refused: responses are not made in the background")
+async def cancel_response(response_id: str, context: RequestContext, store: Store) -> Response:
+    await asyncio.to_thread(store.get, context.tenant, response_id)
+    raise Conflict("Cannot cancel a synchronous response.", param="response_id")
+
+
+@router.get("/{response_id}/input_items", summary="List what a request added to the conversation")
+async def list_input_items(
+    response_id: str, query: Annotated[ItemsQuery, Query()], context: RequestContext, store: Store
+) -> Response:
+    cursor = Cursor(after=query.after, limit=query.limit, order=query.order)
+    page = await asyncio.to_thread(store.input_items, context.tenant, response_id, cursor)
+    ids = [item["id"] for item in page.items]
+    listing = {
+        "object": "list",
+        "data": page.items,
+        "first_id": ids[0] if ids else None,
+        "last_id": ids[-1] if ids else None,
+        "has_more": page.has_more,
+    }
+    return JSONResponse(listing)
+
+
+async def conversation(
+    body: InputBody, items: list[dict[str, Any]], context: Context, store: ResponseStore
+) -> list[Message]:
+    """Return the instructions, the responses that this one follows, and its own input, as turns."""
+    earlier: list[dict[str, Any]] = []
+    if body.previous_response_id is not None:
+        earlier = await asyncio.to_thread(store.conversation, context.tenant, body.previous_response_id)
+    instructions = [Message("system", body.instructions)] if body.instructions else []
+    return instructions + to_messages(earlier + items)

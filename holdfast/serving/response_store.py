@@ -1,0 +1,123 @@
+"""Stored responses: kept for 30 days, readable by their tenant only, and the links of conversations.
+
+A response keeps its own input and output; a follow-up (`previous_response_id`) refers to it rather than copying it, so
+that deleting a response deletes its text everywhere, and ends the conversations that went through it. Blocking; call
+from a worker thread.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import Any
+
+from holdfast.errors import InvalidInput, NotFound
+from holdfast.serving.database import Cursor, Database, Page, fetch_page
+
+RETENTION_S = 30 * 24 * 3600
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS responses (
+    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    tenant TEXT NOT NULL,
+    previous_id TEXT,
+    expires_at INTEGER NOT NULL,
+    body TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS responses_by_expiry ON responses (expires_at);
+CREATE TABLE IF NOT EXISTS response_input_items (
+    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    response INTEGER NOT NULL REFERENCES responses (position) ON DELETE CASCADE,
+    id TEXT NOT NULL,
+    body TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS input_items_by_response ON response_input_items (response);
+"""
+
+
+class ResponseStore:
+    """The responses of all tenants in one database."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        with database.write() as connection:
+            for statement in SCHEMA.split(";"):
+                connection.execute(statement)
+
+    def save(self, tenant: str, response: dict[str, Any], input_items: list[dict[str, Any]]) -> None:
+        """Keep a response, as it was sent, with the items that this request added; drop those that have expired.
+
+        Raises:
+            StorageError: the disk is full; nothing was kept.
+        """
+        now = self.database.now()
+        with self.database.write() as connection:
+            connection.execute("DELETE FROM responses WHERE expires_at <= ?", (now,))
+            position = connection.execute(
+                "INSERT INTO responses (id, tenant, previous_id, expires_at, body) VALUES (?, ?, ?, ?, ?)",
+                (response["id"], tenant, response["previous_response_id"], now + RETENTION_S, json.dumps(response)),
+            ).lastrowid
+            connection.executemany(
+                "INSERT INTO response_input_items (response, id, body) VALUES (?, ?, ?)",
+                [(position, item["id"], json.dumps(item)) for item in input_items],
+            )
+
+    def get(self, tenant: str, response_id: str) -> dict[str, Any]:
+        """Return a response as it was sent. Raises NotFound."""
+        body: dict[str, Any] = json.loads(self._row(tenant, response_id)["body"])
+        return body
+
+    def delete(self, tenant: str, response_id: str) -> None:
+        """Remove a response and its input from the database and its log. Raises NotFound."""
+        with self.database.write() as connection:
+            row = self._row(tenant, response_id)
+            connection.execute("DELETE FROM responses WHERE position = ?", (row["position"],))
+        self.database.purge()
+
+    def input_items(self, tenant: str, response_id: str, cursor: Cursor) -> Page[dict[str, Any]]:
+        """Return one page of the items that the request of this response added. Raises NotFound."""
+        row = self._row(tenant, response_id)
+        select = "SELECT position, id, body FROM response_input_items WHERE response = ?"
+        page = fetch_page(self.database.read(), select, (row["position"],), cursor)
+        return Page([json.loads(item["body"]) for item in page.items], page.has_more)
+
+    def conversation(self, tenant: str, response_id: str) -> list[dict[str, Any]]:
+        """Return all items up to and including this response's output, oldest first; instructions are not among them.
+
+        Raises:
+            InvalidInput: this response, or one that it follows, is not stored (any more).
+        """
+        turns: list[list[dict[str, Any]]] = []
+        next_id: str | None = response_id
+        while next_id is not None:
+            try:
+                row = self._row(tenant, next_id)
+            except NotFound:
+                raise InvalidInput(
+                    f"Previous response with id '{next_id}' not found.",
+                    code="previous_response_not_found",
+                    param="previous_response_id",
+                ) from None
+            turns.append(self._items(row["position"]) + json.loads(row["body"])["output"])
+            next_id = row["previous_id"]
+        return [item for turn in reversed(turns) for item in turn]
+
+    def _items(self, position: int) -> list[dict[str, Any]]:
+        rows = self.database.read().execute(
+            "SELECT body FROM response_input_items WHERE response = ? ORDER BY position", (position,)
+        )
+        return [json.loads(row["body"]) for row in rows]
+
+    def _row(self, tenant: str, response_id: str) -> sqlite3.Row:
+        row: sqlite3.Row | None = (
+            self.database.read()
+            .execute(
+                "SELECT position, previous_id, body FROM responses WHERE id = ? AND tenant = ? AND expires_at > ?",
+                (response_id, tenant, self.database.now()),
+            )
+            .fetchone()
+        )
+        if row is None:
+            raise NotFound(f"Response with id '{response_id}' not found.", param="response_id")
+        return row
