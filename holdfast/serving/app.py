@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -25,7 +26,18 @@ from holdfast.errors import (
     StorageError,
     Unauthenticated,
 )
-from holdfast.serving.api import health
+from holdfast.serving.api import (
+    chat,
+    completions,
+    embeddings,
+    files,
+    health,
+    models,
+    rerank,
+    responses,
+    vector_store_files,
+    vector_stores,
+)
 from holdfast.serving.api.errors import ErrorResponse, error_body, make_error, to_invalid_input
 from holdfast.serving.api_keys import ApiKeys
 from holdfast.serving.config import Settings
@@ -52,7 +64,18 @@ NOT_WORTH_RETRYING = {409, 507}
 
 HTTP_ERROR_CODES = {413: "request_too_large", 415: "unsupported_media_type"}
 
-ROUTERS = (health.router,)
+ROUTERS = (
+    models.router,
+    embeddings.router,
+    files.router,
+    vector_stores.router,
+    vector_store_files.router,
+    chat.router,
+    completions.router,
+    responses.router,
+    rerank.router,
+    health.router,
+)
 
 
 def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
@@ -75,6 +98,7 @@ def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
     limits = (settings.max_concurrent_requests, settings.max_queued_requests)
     app.state.settings = settings
     app.state.service = service
+    app.state.started_at = int(time.time())
     app.state.api_keys = keys
     app.state.metrics = metrics
     app.state.answers = Gate("answers", *limits)

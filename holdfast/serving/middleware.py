@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -87,6 +88,8 @@ class RequestMiddleware:
             }
             body.check_announced(Headers(scope=exchange.scope))
             await self._run(exchange, body, deadline)
+        except ClientDisconnect:
+            exchange.is_gone = True
         except Exception as error:
             if not isinstance(error, (HoldfastError, HTTPException)):
                 logger.exception("%s failed", exchange.request_id)

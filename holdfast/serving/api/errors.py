@@ -68,9 +68,7 @@ def _describe(fault: dict[str, Any], param: str | None) -> InvalidInput:
     if kind == "extra_forbidden":
         return InvalidInput(f"Unknown parameter: '{param}'.", code="unknown_parameter", param=param)
     if kind == "missing":
-        return InvalidInput(
-            f"Missing required parameter: '{param}'.", code="missing_required_parameter", param=param
-        )
+        return InvalidInput(f"Missing required parameter: '{param}'.", code="missing_required_parameter", param=param)
     reason = str(fault["msg"]).removeprefix("Value error, ").rstrip(".")
     if kind.endswith("_type"):
         return InvalidInput(f"Invalid type for '{param}': {reason}.", code="invalid_type", param=param)

@@ -11,7 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from holdfast.serving.database import Cursor, Page
 
-T = TypeVar("T")
+
+class ListedModel(BaseModel):
+    """Base of objects that listings hold."""
+
+    id: str
+
+
+T = TypeVar("T", bound=ListedModel)
 
 
 def is_none(value: Any) -> bool:
