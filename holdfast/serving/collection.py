@@ -80,9 +80,9 @@ class Collections:
     """
 
     def __init__(self, database: Database, files: Files, embedder: Embedder, data_dir: Path) -> None:
-        self._database = database
-        self._files = files
-        self._dim = embedder.dim
+        self.database = database
+        self.files = files
+        self.embedder = embedder
         row = database.read().execute("SELECT model_id FROM documents LIMIT 1").fetchone()
         if row is not None and row["model_id"] != embedder.model_id:
             raise Conflict(
@@ -116,8 +116,8 @@ class Collections:
                 f"vector_store_id must be vs_ and up to 64 letters, digits, _ or -; not {vector_store_id!r:.80}",
                 param="vector_store_id",
             )
-        now = self._database.now()
-        with self._database.write() as connection:
+        now = self.database.now()
+        with self.database.write() as connection:
             if connection.execute(f"{STORES} AND id = ?", (tenant, vector_store_id)).fetchone():
                 raise Conflict(f"vector store {vector_store_id!r} exists", param="vector_store_id")
             position = connection.execute("INSERT INTO collections DEFAULT VALUES").lastrowid
@@ -128,11 +128,11 @@ class Collections:
         return self.get(tenant, vector_store_id)
 
     def get(self, tenant: str, vector_store_id: str) -> VectorStore:
-        connection = self._database.read()
-        return to_store(connection, find_store(connection, tenant, vector_store_id), self._database.now())
+        connection = self.database.read()
+        return to_store(connection, find_store(connection, tenant, vector_store_id), self.database.now())
 
     def list(self, tenant: str, cursor: Cursor) -> Page[VectorStore]:
-        connection, now = self._database.read(), self._database.now()
+        connection, now = self.database.read(), self.database.now()
         page = fetch_page(connection, STORES, (tenant,), cursor)
         return Page([to_store(connection, row, now) for row in page.items], page.has_more)
 
@@ -147,7 +147,7 @@ class Collections:
         clear_expiry: bool = False,
     ) -> VectorStore:
         """Change what is given and leave the rest."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             row = find_store(connection, tenant, vector_store_id)
             connection.execute(
                 "UPDATE vector_stores SET name = ?, metadata = ?, expires_after_days = ?, last_active_at = ? "
@@ -156,7 +156,7 @@ class Collections:
                     row["name"] if name is None else name,
                     row["metadata"] if metadata is None else to_json(metadata),
                     None if clear_expiry else expires_after_days or row["expires_after_days"],
-                    self._database.now(),
+                    self.database.now(),
                     row["position"],
                 ),
             )
@@ -164,7 +164,7 @@ class Collections:
 
     def delete(self, tenant: str, vector_store_id: str) -> None:
         """Delete a vector store and all it holds; the uploads stay."""
-        self.contents.delete_store(find_store(self._database.read(), tenant, vector_store_id)["position"])
+        self.contents.delete_store(find_store(self.database.read(), tenant, vector_store_id)["position"])
 
     # files in them
 
@@ -177,14 +177,14 @@ class Collections:
         takes the new attributes and stays searchable; with another chunking it is ingested again.
         """
         chosen = {file.file_id: file for file in files}
-        row = find_store(self._database.read(), tenant, vector_store_id)
+        row = find_store(self.database.read(), tenant, vector_store_id)
         self._refuse_expired(row)
         for file_id in chosen:
-            self._files.get(tenant, file_id)
+            self.files.get(tenant, file_id)
         self._detach_rechunked(row["position"], chosen)
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             position = find_store(connection, tenant, vector_store_id)["position"]
-            now = self._database.now()
+            now = self.database.now()
             batch_id, batch_position = f"vsfb_{secrets.token_hex(12)}", None
             if batch:
                 batch_position = connection.execute(
@@ -198,7 +198,7 @@ class Collections:
             return attached, to_batch(connection, find_batch(connection, position, batch_id)) if batch else None
 
     def get_file(self, tenant: str, vector_store_id: str, file_id: str) -> StoredFile:
-        connection = self._database.read()
+        connection = self.database.read()
         position = find_store(connection, tenant, vector_store_id)["position"]
         return to_stored_file(find_store_file(connection, position, file_id))
 
@@ -211,7 +211,7 @@ class Collections:
         status: FileStatus | None = None,
         batch_id: str | None = None,
     ) -> Page[StoredFile]:
-        connection = self._database.read()
+        connection = self.database.read()
         position = find_store(connection, tenant, vector_store_id)["position"]
         select = STORE_FILES
         params: tuple[object, ...] = (position,)
@@ -226,7 +226,7 @@ class Collections:
 
     def update_file(self, tenant: str, vector_store_id: str, file_id: str, attributes: Attributes) -> StoredFile:
         """Replace a file's attributes."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             position = find_store(connection, tenant, vector_store_id)["position"]
             row = find_store_file(connection, position, file_id)
             connection.execute(
@@ -236,19 +236,19 @@ class Collections:
 
     def detach(self, tenant: str, vector_store_id: str, file_id: str) -> None:
         """Take a file out of the store: its passages, codes and vectors go unless another file shares them."""
-        connection = self._database.read()
+        connection = self.database.read()
         position = find_store(connection, tenant, vector_store_id)["position"]
         row = find_store_file(connection, position, file_id)
         self.contents.unlink("store = ? AND file = ?", (position, row["file"]))
 
     def get_batch(self, tenant: str, vector_store_id: str, batch_id: str) -> FileBatch:
-        connection = self._database.read()
+        connection = self.database.read()
         position = find_store(connection, tenant, vector_store_id)["position"]
         return to_batch(connection, find_batch(connection, position, batch_id))
 
     def cancel_batch(self, tenant: str, vector_store_id: str, batch_id: str) -> FileBatch:
         """Cancel the files of a batch that are not finished; the finished ones stay."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             position = find_store(connection, tenant, vector_store_id)["position"]
             row = find_batch(connection, position, batch_id)
             connection.execute("UPDATE batches SET is_cancelled = 1 WHERE position = ?", (row["position"],))
@@ -260,7 +260,7 @@ class Collections:
 
     def file_text(self, tenant: str, vector_store_id: str, file_id: str) -> str:
         """Return the extracted text that citations' offsets point into. Conflict until the file is completed."""
-        connection = self._database.read()
+        connection = self.database.read()
         position = find_store(connection, tenant, vector_store_id)["position"]
         row = find_store_file(connection, position, file_id)
         if row["status"] != "completed":
@@ -285,18 +285,18 @@ class Collections:
         The score is max(0, cosine). `filters` is OpenAI's comparison or compound filter over file attributes, checked
         here (InvalidInput names the faulty part). `exact` ranks by the stored float vectors instead of the codes.
         """
-        if query_vectors.ndim != 2 or query_vectors.shape[1] != self._dim:
+        if query_vectors.ndim != 2 or query_vectors.shape[1] != self.embedder.dim:
             shape = query_vectors.shape
-            raise ShapeError(f"query_vectors must be (Q, {self._dim}), not {shape}", param="query_vectors")
+            raise ShapeError(f"query_vectors must be (Q, {self.embedder.dim}), not {shape}", param="query_vectors")
         predicate = None if filters is None else make_filter(filters)
-        row = find_store(self._database.read(), tenant, vector_store_id)
+        row = find_store(self.database.read(), tenant, vector_store_id)
         self._refuse_expired(row)
         self._touch(row)
         index = self.contents.index(row["position"])
         for is_last_try in (False, True):
             try:
                 with index.reading() as codes:
-                    connection = self._database.read()
+                    connection = self.database.read()
                     find_store(connection, tenant, vector_store_id)
                     sources = search_passages(
                         connection, row["position"], None if exact else codes, query_vectors, k, predicate
@@ -313,21 +313,21 @@ class Collections:
 
     def delete_expired(self) -> None:
         """Delete expired uploads, and empty the vector stores that have expired (they stay, as `expired`)."""
-        self._files.delete_expired()
-        now = self._database.now()
-        rows = self._database.read().execute("SELECT * FROM vector_stores WHERE expires_after_days IS NOT NULL")
+        self.files.delete_expired()
+        now = self.database.now()
+        rows = self.database.read().execute("SELECT * FROM vector_stores WHERE expires_after_days IS NOT NULL")
         for row in rows.fetchall():
             if is_expired(row, now) and self.get(row["tenant"], row["id"]).file_counts.total:
                 self.contents.unlink("store = ?", (row["position"],))
 
     def verify(self) -> Lines:
         """Check every checksum and cross-reference; return one line per fault, empty if all is well."""
-        faults = self._database.check()
+        faults = self.database.check()
         if faults:
             return faults  # what the rows say cannot be relied on
-        with self._database.snapshot() as connection:
-            faults = [*store.check_documents(connection, self._dim), *check_references(connection)]
-        return [*faults, *self._files.verify(), *self.contents.verify()]
+        with self.database.snapshot() as connection:
+            faults = [*store.check_documents(connection, self.embedder.dim), *check_references(connection)]
+        return [*faults, *self.files.verify(), *self.contents.verify()]
 
     def close(self) -> None:
         """Save what the indexes hold; call before the database is closed."""
@@ -335,7 +335,7 @@ class Collections:
 
     def _detach_rechunked(self, position: int, files: dict[str, NewFile]) -> None:
         """Take out the files that are in the store with another chunking than they are attached with now."""
-        rows = self._database.read().execute(f"{STORE_FILES} AND s.document IS NOT NULL", (position,)).fetchall()
+        rows = self.database.read().execute(f"{STORE_FILES} AND s.document IS NOT NULL", (position,)).fetchall()
         for row in rows:
             file = files.get(row["id"])
             if file is not None and Chunking(row["max_tokens"], row["overlap_tokens"]) != (file.chunking or Chunking()):
@@ -348,16 +348,16 @@ class Collections:
         )
 
     def _refuse_expired(self, row: sqlite3.Row) -> None:
-        if is_expired(row, self._database.now()):
+        if is_expired(row, self.database.now()):
             raise Conflict(f"vector store {row['id']!r} has expired", code="vector_store_expired")
 
     def _touch(self, row: sqlite3.Row) -> None:
         """Note that a vector store was used; a full disk does not stop searches."""
-        now = self._database.now()
+        now = self.database.now()
         if now - row["last_active_at"] < ACTIVITY_RESOLUTION_S:
             return
         try:
-            with self._database.write() as connection:
+            with self.database.write() as connection:
                 connection.execute(
                     "UPDATE vector_stores SET last_active_at = ? WHERE position = ?", (now, row["position"])
                 )

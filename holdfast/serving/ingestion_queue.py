@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from holdfast.errors import NotFound
+from holdfast.errors import NotFound, StorageError
 from holdfast.retrieval.chunks import Chunking
 from holdfast.retrieval.store import DocumentKey
 from holdfast.serving.database import Database
@@ -101,16 +102,12 @@ class IngestionQueue:
                     return self._to_job(row)
         return None
 
-    def put_back(self, job: Job, *, is_counted: bool = True) -> None:
-        """Let the file be taken again; `is_counted` False: the attempt was not the file's fault."""
-        try:
-            if not is_counted:
-                with self._database.write() as connection:
-                    connection.execute(
-                        "UPDATE store_files SET num_attempts = num_attempts - 1 WHERE position = ?", (job.position,)
-                    )
-        finally:
-            self.release(job)
+    def uncount(self, job: Job) -> None:
+        """Take an attempt back that ended for no fault of the file; where the disk is full, it stays counted."""
+        with suppress(StorageError), self._database.write() as connection:
+            connection.execute(
+                "UPDATE store_files SET num_attempts = num_attempts - 1 WHERE position = ?", (job.position,)
+            )
 
     def fail(self, job: Job, code: str, message: str) -> None:
         """End the file as failed, unless it was cancelled meanwhile."""
@@ -131,6 +128,11 @@ class IngestionQueue:
         query = "SELECT status FROM store_files WHERE position = ?"
         row = self._database.read().execute(query, (job.position,)).fetchone()
         return "detached" if row is None else str(row["status"])
+
+    def count(self) -> int:
+        """Return how many files are queued, those being worked on included."""
+        query = "SELECT COUNT(*) FROM store_files WHERE status = 'in_progress'"
+        return int(self._database.read().execute(query).fetchone()[0])
 
     def _to_job(self, row: sqlite3.Row) -> Job:
         return Job(

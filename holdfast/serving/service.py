@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from holdfast.retrieval.embed import Embedder
+from holdfast.retrieval.embed import Embedder, make_embedder
 from holdfast.serving.answer import Answerer
 from holdfast.serving.collection import Collections
+from holdfast.serving.collection_search import best_sources
 from holdfast.serving.config import Settings
 from holdfast.serving.database import Database
+from holdfast.serving.engine.factory import make_engine
 from holdfast.serving.engine.protocol import Engine, Source
 from holdfast.serving.files import Files
 from holdfast.serving.ingestion import Ingestion
+from holdfast.serving.parse_process import ParseLimits
 
 
 class Service:
-    """Opened with `await Service.open(settings)` or used through its parts; implements `answer.Retriever`."""
+    """Opened with `await asyncio.to_thread(Service, settings)`, or used through its parts; an `answer.Retriever`."""
 
     settings: Settings
     database: Database
@@ -27,9 +31,30 @@ class Service:
     engine: Engine
     answerer: Answerer
 
-    def __init__(self, settings: Settings) -> None:
-        """Open the data directory and load the models (blocking)."""
-        raise NotImplementedError
+    def __init__(self, settings: Settings, *, embedder: Embedder | None = None) -> None:
+        """Open the data directory and load the models (blocking); `embedder` where it is loaded already.
+
+        Raises:
+            Conflict: another process uses the data directory.
+        """
+        self.settings = settings
+        self.database = Database(settings.data_dir)
+        try:
+            self.embedder = embedder or make_embedder(settings.embedding_model, device=settings.device)
+            self.files = Files(self.database, settings.data_dir)
+            self.collections = Collections(self.database, self.files, self.embedder, settings.data_dir)
+            limits = ParseLimits(memory_bytes=settings.parse_memory_bytes, timeout_s=settings.parse_timeout_s)
+            self.ingestion = Ingestion(self.collections, limits)
+            self.engine = make_engine(settings, self.embedder)
+            self.answerer = Answerer(
+                self.engine,
+                self,
+                num_passages=settings.num_passages,
+                relevance_threshold=settings.relevance_threshold,
+            )
+        except BaseException:
+            self.database.close()
+            raise
 
     async def retrieve(
         self,
@@ -41,8 +66,28 @@ class Service:
         filters: dict[str, Any] | None = None,
         score_threshold: float = 0.0,
     ) -> list[Source]:
-        raise NotImplementedError
+        """Return the best passages over all stores and queries, score descending, then passage id ascending.
+
+        A passage that several stores hold is returned once, as the first of them cites it.
+        """
+        vectors = await asyncio.to_thread(self.embedder.encode, list(queries))
+        searches = [
+            asyncio.to_thread(
+                self.collections.search,
+                tenant,
+                vector_store_id,
+                vectors,
+                max_num_results,
+                filters=filters,
+                score_threshold=score_threshold,
+            )
+            for vector_store_id in vector_store_ids
+        ]
+        return best_sources(await asyncio.gather(*searches), max_num_results)
 
     async def close(self) -> None:
-        """Stop ingestion, free the engine, close the database."""
-        raise NotImplementedError
+        """Stop ingestion, free the engine, save the indexes, close the database."""
+        await asyncio.to_thread(self.ingestion.stop, self.settings.shutdown_timeout_s)
+        await self.engine.close()
+        await asyncio.to_thread(self.collections.close)
+        self.database.close()
