@@ -45,7 +45,8 @@ def main() -> None:
     try:
         status = app(standalone_mode=False)
     except TyperException as error:
-        typer.echo(f"holdfast: {error.format_message()} (see --help)", err=True)
+        if message := error.format_message():
+            typer.echo(f"holdfast: {message} (see --help)", err=True)
         status = error.exit_code
     except HoldfastError as error:
         from holdfast.serving.cli_output import print_error

