@@ -7,11 +7,40 @@ an answer whose citations are verbatim spans of the files.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from holdfast.serving.engine.protocol import Delta, Engine, FinishReason, Message, Sampling, Source, TokenLogprob
+from holdfast.errors import ContextTooLong, EngineError, InvalidInput
+from holdfast.retrieval.order import canonical_order
+from holdfast.serving.citations import Citation, attribute, cite
+from holdfast.serving.engine.protocol import (
+    DEFAULT_MAX_TOKENS,
+    Delta,
+    Engine,
+    EngineRequest,
+    FinishReason,
+    Message,
+    Quote,
+    Sampling,
+    Source,
+    TokenLogprob,
+)
+from holdfast.serving.followup import is_follow_up, standalone_question, user_question
+from holdfast.serving.prompts import NOT_IN_FILES, rewrite_request
+
+__all__ = [
+    "AnswerEvent",
+    "Answerer",
+    "Citation",
+    "Delta",
+    "Done",
+    "FileSearch",
+    "Finished",
+    "Retriever",
+    "Searched",
+]
 
 
 class Retriever(Protocol):
@@ -40,21 +69,6 @@ class FileSearch:
     max_num_results: int | None = None
     score_threshold: float | None = None
     """None: the server's relevance threshold"""
-
-
-@dataclass(frozen=True, slots=True)
-class Citation:
-    """A verbatim quote: `file_text[start:end] == quote`, supporting `answer[answer_start:answer_end]`."""
-
-    file_id: str
-    filename: str
-    page: int | None
-    heading: str | None
-    start: int
-    end: int
-    quote: str
-    answer_start: int
-    answer_end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +107,26 @@ class Done:
 AnswerEvent = Searched | Delta | Finished | Done
 
 
+@dataclass(slots=True)
+class _Choice:
+    """What was streamed of one choice so far."""
+
+    text: str = ""
+    quotes: list[Quote] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    num_tokens: int = 0
+
+
 class Answerer:
     """Answers questions with one engine over one retriever."""
 
     def __init__(self, engine: Engine, retriever: Retriever, *, num_passages: int, relevance_threshold: float) -> None:
-        raise NotImplementedError
+        self._engine = engine
+        self._retriever = retriever
+        self._num_passages = num_passages
+        self._relevance_threshold = relevance_threshold
 
-    def stream(
+    async def stream(
         self,
         tenant: str,
         messages: Sequence[Message],
@@ -107,13 +134,138 @@ class Answerer:
         search: FileSearch | None,
         sampling: Sampling,
         prompt: str | None = None,
-    ) -> AsyncIterator[AnswerEvent]:
+        is_tool_required: bool = False,
+    ) -> AsyncGenerator[AnswerEvent]:
         """Yield Searched (if `search`), then deltas with a Finished per choice, then Done.
 
-        All checks of the request happen before the first event. Closing the iterator cancels the work.
+        All checks of the request happen before the first event. Closing the iterator cancels the work. A `prompt` with
+        a `search` is a question about the files; without one it is text to continue.
 
         Raises:
             InvalidInput, ContextTooLong, NotFound: before the first event.
             EngineError: at any time.
         """
-        raise NotImplementedError
+        if prompt is not None and search is not None:
+            messages, prompt = (Message("user", prompt),), None
+        question = user_question(messages)
+        if prompt is None and not question.strip():
+            raise InvalidInput("messages hold no user turn with text; the last one is the question", param="messages")
+        request = EngineRequest(tuple(messages), question, (), sampling, prompt, is_tool_required)
+        self._engine.check(request)
+        if search is None:
+            async for event in self._generate(request, {}):
+                yield event
+            return
+        request = replace(request, question=await self._standalone(messages))
+        found = await self._find(tenant, request.question, search)
+        relevant = self._relevant(found, search)
+        kept = self._fitting(request, relevant)
+        request = replace(request, sources=tuple(kept[row] for row in canonical_order([s.text for s in kept])))
+        self._engine.check(request)
+        num_dropped = len(relevant) - len(kept)
+        yield Searched((request.question,), tuple(found), num_dropped)
+        extra = {"is_answered": bool(kept), "num_dropped": num_dropped}
+        events = self._generate(request, extra) if kept else self._decline(request, extra)
+        async with aclosing(events):
+            async for event in events:
+                yield event
+
+    async def _standalone(self, messages: Sequence[Message]) -> str:
+        """Return the last question with what it leans on: in the model's words where it has them, else by the rules."""
+        by_rules = standalone_question(messages)
+        question = user_question(messages)
+        num_user_turns = sum(turn.role == "user" for turn in messages)
+        if not self._engine.can_follow_instructions or num_user_turns < 2 or not is_follow_up(question):
+            return by_rules
+        request = rewrite_request(messages)
+        try:
+            self._engine.check(request)
+            deltas = self._engine.generate(request)
+            async with aclosing(deltas):
+                rewritten = "".join([delta.text async for delta in deltas])
+        except (EngineError, InvalidInput):
+            return by_rules
+        lines = [line.strip() for line in rewritten.splitlines() if line.strip()]
+        return lines[0] if len(lines) == 1 and any(character.isalpha() for character in lines[0]) else by_rules
+
+    async def _find(self, tenant: str, question: str, search: FileSearch) -> list[Source]:
+        found = await self._retriever.retrieve(
+            tenant,
+            search.vector_store_ids,
+            [question],
+            max_num_results=search.max_num_results or self._num_passages,
+            filters=search.filters,
+            score_threshold=search.score_threshold or 0.0,
+        )
+        return sorted(found, key=_rank)
+
+    def _relevant(self, found: Sequence[Source], search: FileSearch) -> list[Source]:
+        """Return the passages that may answer, best first, each text once."""
+        threshold = self._relevance_threshold if search.score_threshold is None else search.score_threshold
+        by_text: dict[str, Source] = {}
+        for source in found:
+            if source.score >= threshold:
+                by_text.setdefault(source.text, source)
+        return list(by_text.values())
+
+    def _fitting(self, request: EngineRequest, ranked: list[Source]) -> list[Source]:
+        """Return the longest beginning of `ranked` that leaves the answer its room in the context."""
+        context_len = self._engine.context_len
+        if context_len is None:
+            return ranked
+        max_tokens = request.sampling.max_tokens
+        room = context_len - (min(DEFAULT_MAX_TOKENS, context_len // 4) if max_tokens is None else max_tokens)
+        fits, too_many = 0, len(ranked) + 1
+        while too_many - fits > 1:
+            middle = (fits + too_many) // 2
+            if self._engine.count_prompt_tokens(replace(request, sources=tuple(ranked[:middle]))) <= room:
+                fits = middle
+            else:
+                too_many = middle
+        if ranked and not fits:
+            raise ContextTooLong(
+                f"not even the best passage fits: the model's context holds {context_len} tokens, and the answer may "
+                f"have {context_len - room}",
+                param="messages",
+            )
+        return ranked[:fits]
+
+    async def _generate(self, request: EngineRequest, extra: dict[str, Any]) -> AsyncGenerator[AnswerEvent]:
+        choices = [_Choice() for _ in range(request.sampling.n)]
+        prompt_tokens: int | None = None
+        deltas = self._engine.generate(request)
+        async with aclosing(deltas):
+            async for delta in deltas:
+                choice = choices[delta.choice]
+                choice.text += delta.text
+                choice.quotes += delta.quotes
+                choice.logprobs += delta.logprobs
+                choice.num_tokens += delta.num_tokens
+                prompt_tokens = delta.prompt_tokens if delta.prompt_tokens is not None else prompt_tokens
+                yield delta
+                if delta.finish_reason is not None:
+                    quotes = choice.quotes or attribute(choice.text, request.sources)
+                    yield Finished(
+                        choice=delta.choice,
+                        text=choice.text,
+                        finish_reason=delta.finish_reason,
+                        citations=cite(quotes, request.sources),
+                        num_tokens=choice.num_tokens,
+                        logprobs=tuple(choice.logprobs),
+                    )
+        if prompt_tokens is None:
+            prompt_tokens = self._engine.count_prompt_tokens(request)
+        yield Done(prompt_tokens, sum(choice.num_tokens for choice in choices), extra)
+
+    async def _decline(self, request: EngineRequest, extra: dict[str, Any]) -> AsyncGenerator[AnswerEvent]:
+        """Say that the files do not hold the answer; no engine is asked."""
+        num_tokens = self._engine.count_tokens(NOT_IN_FILES)
+        for choice in range(request.sampling.n):
+            yield Delta(choice, NOT_IN_FILES, num_tokens, finish_reason="stop")
+            yield Finished(choice, NOT_IN_FILES, "stop", (), num_tokens)
+        yield Done(self._engine.count_prompt_tokens(request), num_tokens * request.sampling.n, extra)
+
+
+def _rank(source: Source) -> tuple[float, int, str, int]:
+    """Best first; ties do not depend on the order in which passages were found."""
+    return (-source.score, source.passage_id, source.file_id, source.start)

@@ -7,7 +7,7 @@ HTTP, and passages reach it already in canonical order.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -134,7 +134,7 @@ class Engine(Protocol):
         """Raise InvalidInput for what this engine cannot do (tools, logprobs, ...), before anything is streamed."""
         ...
 
-    def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:
+    def generate(self, request: EngineRequest) -> AsyncGenerator[Delta]:
         """Yield deltas; closing the iterator stops the work."""
         ...
 
