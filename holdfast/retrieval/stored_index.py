@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.errors import IntegrityError, StorageError
+from holdfast.errors import IntegrityError, NotFound, StorageError
 from holdfast.retrieval import store
 from holdfast.retrieval.index import BinaryIndex
 from holdfast.retrieval.read_write_lock import ReadWriteLock
@@ -72,20 +72,23 @@ class StoredIndex:
 
     @contextmanager
     def changing(self, *, is_loading: bool = True) -> Iterator[None]:
-        """Keep searches out: commit inside, then `add` or `remove` what was committed (`is_loading` False: neither)."""
+        """Keep searches out: `add` before the commit, `remove` after it (`is_loading` False: neither).
+
+        After an exception the index is loaded from the database again, so it is never ahead of it.
+        """
         with self._changes, self._lock.writing():
             if is_loading and self._index is None:
                 self._load()
-            yield
+            try:
+                yield
+            except BaseException:
+                self._index = None
+                raise
 
     def add(self, ids: NDArray[np.uint64], vectors: NDArray[np.float32]) -> None:
-        """Add committed passages, inside `changing`."""
+        """Add passages that are about to be committed, inside `changing`; raises InvalidInput where that cannot be."""
         assert self._index is not None
-        try:
-            self._index.add(ids, vectors)
-        except Exception:
-            self._index = None  # the commit stands: the next use loads the index from the database
-            raise
+        self._index.add(ids, vectors)
         self._num_unsaved += len(ids)
         self._is_dirty = True
 
@@ -158,7 +161,7 @@ class StoredIndex:
                 index.verify()
                 if not np.array_equal(index.ids(), np.sort(store.load_passage_ids(connection, saved))):
                     return [f"segment {name}: holds other passages than the database says"]
-            except (OSError, IntegrityError) as error:
+            except (OSError, NotFound, IntegrityError) as error:
                 return [f"segment {name}: {error}"]
             return []
 
@@ -185,7 +188,7 @@ class StoredIndex:
             return BinaryIndex(self._dim)
         try:
             return BinaryIndex.load(self._folder / name)
-        except (OSError, IntegrityError) as error:
+        except (OSError, NotFound, IntegrityError) as error:
             log.warning("segment %s cannot be used (%s); making it again from the database", name, error)
             self._forget_segment()
             return BinaryIndex(self._dim)

@@ -71,12 +71,10 @@ class StoreContents:
                     document = store.insert_document(
                         connection, job.key, parsed.document, parsed.passages, parsed.vectors
                     )
-                is_new = store.link_document(connection, job.store, document)
+                if store.link_document(connection, job.store, document):
+                    ids = store.load_passage_ids(connection, [document])
+                    index.add(ids, store.load_vectors(connection, document, self._dim))
                 job.mark_completed(connection, document)
-            if is_new:
-                connection = self._database.read()
-                ids = store.load_passage_ids(connection, [document])
-                index.add(ids, store.load_vectors(connection, document, self._dim))
         index.save_if_due()
         return True
 
