@@ -151,7 +151,7 @@ def ask(
     """
     from holdfast.serving import cli_ingest, cli_query
 
-    with cli_query.open_service(settings) as service:
+    with cli_query.open_service(settings, answers=True) as service:
         cli_query.ask(service, store, question, cli_ingest.find_files(paths or []), as_json=as_json)
 
 

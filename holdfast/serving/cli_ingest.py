@@ -18,10 +18,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from holdfast.errors import NotFound
+from holdfast.errors import NotFound, StorageError
 from holdfast.serving.api_keys import DEFAULT_TENANT
 from holdfast.serving.collection import NewFile, StoredFile
 from holdfast.serving.database import Cursor
+from holdfast.serving.ingestion import Activity
 from holdfast.serving.service import Service
 
 POLL_S = 0.1
@@ -116,12 +117,19 @@ def attach_files(
 
 
 def show_progress(service: Service, store_id: str, console: Console) -> None:
-    """Show a bar until the store has nothing in progress."""
+    """Show a bar until the store has nothing in progress.
+
+    Raises:
+        StorageError: the disk is full, so that nothing goes on.
+    """
     with make_progress(console) as progress:
         total = service.collections.get(DEFAULT_TENANT, store_id).file_counts.in_progress
-        task = progress.add_task("Reading files", total=total)
+        task = progress.add_task("Reading", total=total)
         while left := service.collections.get(DEFAULT_TENANT, store_id).file_counts.in_progress:
-            progress.update(task, completed=max(0, total - left))
+            if service.ingestion.stall:
+                raise StorageError(service.ingestion.stall)
+            description = ", ".join(_describe(activity) for activity in service.ingestion.activities())
+            progress.update(task, completed=max(0, total - left), description=f"Reading {description}")
             time.sleep(POLL_S)
 
 
@@ -167,7 +175,7 @@ def list_files(service: Service, store_id: str) -> Iterator[StoredFile]:
 
 def make_progress(console: Console) -> Progress:
     """Return the bar that long work shows."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console, transient=True)
 
 
@@ -181,6 +189,11 @@ def _is_known(service: Service, stored: Sequence[StoredFile], digest: str) -> bo
         else:
             service.files.delete(DEFAULT_TENANT, file.file_id)
     return is_known
+
+
+def _describe(activity: Activity) -> str:
+    done = f" ({activity.num_embedded} of {activity.num_passages} passages)" if activity.num_passages else ""
+    return f"{activity.filename}{done}"
 
 
 def _upload(service: Service, path: Path) -> str:

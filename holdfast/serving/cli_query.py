@@ -21,10 +21,10 @@ from holdfast.serving.service import Service
 
 
 @contextmanager
-def open_service(settings: Settings) -> Iterator[Service]:
-    """Open the data directory for one command."""
+def open_service(settings: Settings, *, answers: bool = False) -> Iterator[Service]:
+    """Open the data directory for one command; the chosen engine is loaded only for one that answers."""
     with err.status("Loading models"):
-        service = Service(settings)
+        service = Service(settings if answers else settings.model_copy(update={"engine": "extract"}))
     try:
         yield service
     finally:

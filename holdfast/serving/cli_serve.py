@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import sys
 import threading
 from collections.abc import Sequence
@@ -31,8 +32,8 @@ def run_server(settings: Settings, paths: Sequence[Path], *, as_json: bool) -> N
         try:
             cli_ingest.show_progress(service, STORE, err)
             summary = cli_ingest.summarise(service, STORE, new, num_known, files)
-        except HoldfastError as error:
-            logging.getLogger(__name__).error("reading the files named on the command line: %s", error.message)
+        except (HoldfastError, sqlite3.Error) as error:  # a full disk, or the server stops
+            logging.getLogger(__name__).warning("no longer watching the files being read: %s", error)
             return
         if as_json:
             print_json({"url": url, "model": service.engine.name, "files": summary.to_json()})
