@@ -158,7 +158,7 @@ class BinaryIndex:
         """Check every checksum. Raises IntegrityError naming what does not hold."""
         for segment in self._segments:
             for stored in segment.arrays():
-                stored.whole()
+                stored.verify()
 
 
 def _search_scopes(

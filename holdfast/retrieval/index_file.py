@@ -64,6 +64,11 @@ class StoredArray:
         self._check(np.arange(len(self._is_checked)))
         return self._array
 
+    def verify(self) -> None:
+        """Check every chunk, also those that were checked before."""
+        self._is_checked[:] = False
+        self.whole()
+
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Return `array[rows]`; only the chunks that hold them are checked."""
         if len(self._is_checked) and not self._is_checked.all():

@@ -1,0 +1,166 @@
+"""How well 1-bit retrieval finds what people marked as relevant, beside exact float search over the same vectors.
+
+Source: nDCG with linear gains, as trec_eval and BEIR compute it (Thakur et al., arXiv 2104.08663).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdfast.kernels.scan import scan_top_k
+from holdfast.retrieval.embed import Embedder
+from holdfast.retrieval.evaluation_sets import EvaluationSet
+from holdfast.retrieval.index import BinaryIndex
+from holdfast.retrieval.rescore import search_exact
+
+NUM_TIMED_SEARCHES = 200
+NUM_TIMED_QUESTIONS = 50
+OVERSAMPLING = 4.0
+
+
+class Encode(Protocol):
+    """`Embedder.encode`, or a cache in front of it."""
+
+    def __call__(
+        self, texts: Sequence[str], *, progress: Callable[[int], None] | None = None
+    ) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Means over queries, against the relevance judgements."""
+
+    ndcg_at_10: float
+    recall_at_10: float
+    recall_at_100: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One set's results. `one_bit` is ordered by the codes alone, `rescored` takes 4 candidates a result."""
+
+    name: str
+    num_texts: int
+    num_queries: int
+    exact: Quality
+    one_bit: Quality
+    rescored: Quality
+    one_bit_recall: float
+    """share of the exact float top 10 in the codes' top 10"""
+    rescored_recall: float
+    """share of the exact float top 10 in the rescored top 10"""
+    search_p50_ms: float
+    """one query at a time, embedding excluded"""
+    search_p95_ms: float
+    question_p50_ms: float
+    """embedding included"""
+    question_p95_ms: float
+
+    @property
+    def ndcg_kept(self) -> float:
+        """nDCG@10 of 1 bit with rescoring over that of exact float search."""
+        return self.rescored.ndcg_at_10 / self.exact.ndcg_at_10 if self.exact.ndcg_at_10 else 1.0
+
+
+def evaluate(
+    evaluation_set: EvaluationSet,
+    embedder: Embedder,
+    *,
+    clock: Callable[[], float],
+    encode: Encode | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Report:
+    """Search `evaluation_set` exactly, by codes, and by codes with rescoring.
+
+    Args:
+        evaluation_set: what to search for and in.
+        embedder: makes the vectors, and is what question latency is measured with.
+        clock: seconds from any moment, as `time.perf_counter`.
+        encode: a cache in front of `embedder`.
+        progress: called with the number of texts and queries embedded since its last call.
+    """
+    encode = encode or embedder.encode
+    vectors = encode(evaluation_set.texts, progress=progress)
+    queries = encode(evaluation_set.queries, progress=progress)
+    index = BinaryIndex(embedder.dim)
+    ids = np.arange(len(vectors), dtype=np.uint64)
+    index.add(ids, vectors)
+    exact, _ = search_exact(vectors, queries, 100)
+    coarse = index.quantiser.encode_queries(queries).coarse
+    _, by_codes = scan_top_k(index.quantiser.encode(vectors).codes, ids, coarse, min(100, len(ids)))
+    top_10 = index.search(queries, 10, oversampling=OVERSAMPLING).ids.astype(np.int64)
+    top_100 = index.search(queries, 100, oversampling=OVERSAMPLING).ids.astype(np.int64)
+    search_ms, question_ms = _time_queries(index, embedder, queries, evaluation_set.queries, clock)
+    relevant = evaluation_set.relevant
+    return Report(
+        name=evaluation_set.name,
+        num_texts=len(vectors),
+        num_queries=len(queries),
+        exact=_quality(exact, exact, relevant),
+        one_bit=_quality(by_codes, by_codes, relevant),
+        rescored=_quality(top_10, top_100, relevant),
+        one_bit_recall=recall_at_k(by_codes[:, :10], exact[:, :10]),
+        rescored_recall=recall_at_k(top_10, exact[:, :10]),
+        search_p50_ms=float(np.percentile(search_ms, 50)),
+        search_p95_ms=float(np.percentile(search_ms, 95)),
+        question_p50_ms=float(np.percentile(question_ms, 50)),
+        question_p95_ms=float(np.percentile(question_ms, 95)),
+    )
+
+
+def ndcg(ranked: NDArray[np.int64], relevant: Sequence[dict[int, int]], k: int) -> float:
+    """Return the mean nDCG@k of (Q, at least k where there are as many) rows, best first."""
+    discounts = 1 / np.log2(np.arange(k) + 2)
+    values = []
+    for line, gains in zip(ranked[:, :k].tolist(), relevant, strict=True):
+        ideal = sorted(gains.values(), reverse=True)[:k]
+        found = [gains.get(row, 0) for row in line]
+        values.append(np.dot(found, discounts[: len(found)]) / np.dot(ideal, discounts[: len(ideal)]))
+    return float(np.mean(values))
+
+
+def recall(ranked: NDArray[np.int64], relevant: Sequence[dict[int, int]], k: int) -> float:
+    """Return the mean share of a query's relevant rows among its first `k`."""
+    pairs = zip(ranked[:, :k].tolist(), relevant, strict=True)
+    return float(np.mean([len(gains.keys() & set(line)) / len(gains) for line, gains in pairs]))
+
+
+def recall_at_k(found: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
+    """Return the mean share of each line of `truth` that is in the same line of `found`."""
+    pairs = zip(found.tolist(), truth.tolist(), strict=True)
+    return float(np.mean([len(set(line) & set(wanted)) / len(wanted) for line, wanted in pairs]))
+
+
+def _quality(top_10: NDArray[np.int64], top_100: NDArray[np.int64], relevant: Sequence[dict[int, int]]) -> Quality:
+    return Quality(ndcg(top_10, relevant, 10), recall(top_10, relevant, 10), recall(top_100, relevant, 100))
+
+
+def _time_queries(
+    index: BinaryIndex,
+    embedder: Embedder,
+    queries: NDArray[np.float32],
+    questions: Sequence[str],
+    clock: Callable[[], float],
+) -> tuple[list[float], list[float]]:
+    """Return milliseconds of searches by vector and by text, one at a time, over evenly spread queries."""
+
+    def time_each(ask: Callable[[int], object], num_timed: int) -> list[float]:
+        elapsed_ms = []
+        for row in np.linspace(0, len(queries) - 1, min(num_timed, len(queries))).astype(int).tolist():
+            start = clock()
+            ask(row)
+            elapsed_ms.append(1000 * (clock() - start))
+        return elapsed_ms
+
+    def search(query: NDArray[np.float32]) -> None:
+        index.search(query, 10, oversampling=OVERSAMPLING)
+
+    return (
+        time_each(lambda row: search(queries[row : row + 1]), NUM_TIMED_SEARCHES),
+        time_each(lambda row: search(embedder.encode([questions[row]])), NUM_TIMED_QUESTIONS),
+    )
