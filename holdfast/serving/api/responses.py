@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from holdfast.errors import Conflict
+from holdfast.errors import InvalidInput
 from holdfast.serving.api.answering import ask
 from holdfast.serving.api.context import Context, JsonOnly, RequestContext
 from holdfast.serving.api.responses_answer import ResponseAnswer, error_frame, without_results
@@ -121,7 +121,7 @@ async def delete_response(response_id: str, context: RequestContext, store: Stor
 @router.post("/{response_id}/cancel", summary="Refused: responses are not made in the background")
 async def cancel_response(response_id: str, context: RequestContext, store: Store) -> Response:
     await asyncio.to_thread(store.get, context.tenant, response_id)
-    raise Conflict("Cannot cancel a synchronous response.", param="response_id")
+    raise InvalidInput("Cannot cancel a synchronous response.", param="response_id")
 
 
 @router.get("/{response_id}/input_items", summary="List what a request added to the conversation")

@@ -36,7 +36,7 @@ SOURCES = [
 
 @dataclass
 class ScriptedEngine:
-    """Says the same four words; a question may make it fail, wait, or break off."""
+    """Says the same four words; a question may make it fail, wait or talk long."""
 
     name: str = "scripted"
     context_len: int | None = None
@@ -71,7 +71,8 @@ class ScriptedEngine:
         if "wait" in script:
             await asyncio.sleep(60)
         sampling = request.sampling
-        words = ANSWER[: sampling.max_tokens]
+        answer = ANSWER * 10 if "long" in script else ANSWER
+        words = answer[: sampling.max_tokens]
         for word in words:
             for choice in range(sampling.n):
                 top = ((word, -0.5), (" x", -1.5))[: sampling.top_logprobs]
@@ -84,7 +85,7 @@ class ScriptedEngine:
             if "pause" in script:
                 await asyncio.sleep(60)
         for choice in range(sampling.n):
-            yield Delta(choice, finish_reason="stop" if words == ANSWER else "length")
+            yield Delta(choice, finish_reason="stop" if words == answer else "length")
 
     def _quotes(self, request: EngineRequest) -> tuple[Quote, ...]:
         rows = [row for row, source in enumerate(request.sources) if "keel" in source.text]

@@ -113,7 +113,11 @@ def test_sampling_reaches_the_engine(scripted: Any) -> None:
 def test_turns_and_their_parts_reach_the_engine_as_text(scripted: Any) -> None:
     messages = [
         {"role": "developer", "content": "Be brief."},
-        {"role": "user", "content": [{"type": "text", "text": "One."}, {"type": "text", "text": "Two."}], "name": "Ann"},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "One."}, {"type": "text", "text": "Two."}],
+            "name": "Ann",
+        },
         {"role": "assistant", "content": None, "refusal": "No."},
         {"role": "user", "content": "Three."},
     ]
