@@ -19,6 +19,7 @@ from holdfast.serving.engine.protocol import Source
 from holdfast.serving.files import FileRecord, Files
 from holdfast.serving.ingestion import Ingestion
 from holdfast.serving.parse_process import ParseLimits
+from tests.serving.http_fixtures import client, facts, http, server, specification, upload  # noqa: F401 - fixtures
 
 TENANT = "default"
 STORE = "vs_default"
@@ -119,3 +120,4 @@ def open_storage(tmp_path: Path, hash_embedder: HashEmbedder) -> Iterator[OpenSt
 @pytest.fixture
 def storage(open_storage: OpenStorage) -> Storage:
     return open_storage()
+
