@@ -27,9 +27,9 @@ def clock() -> Clock:
 
 @pytest.fixture
 def store(tmp_path: Path, clock: Clock) -> Iterator[ResponseStore]:
-    database = Database(tmp_path, clock=clock)
-    yield ResponseStore(database)
-    database.close()
+    store = ResponseStore(Database(tmp_path, clock=clock))
+    yield store
+    store.database.close()
 
 
 def message(text: str, role: str = "user") -> dict[str, Any]:

@@ -47,7 +47,20 @@ KEYS = [
     "safety_identifier",
     "prompt_cache_key",
 ]
-NEVER_NULL = "temperature top_p presence_penalty frequency_penalty top_logprobs tool_choice truncation background"
+NEVER_NULL = {
+    "temperature",
+    "top_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "top_logprobs",
+    "tool_choice",
+    "truncation",
+    "background",
+    "service_tier",
+    "tools",
+    "metadata",
+    "text",
+}
 Check = Callable[[str, Any], None]
 
 EVENT_TYPES: dict[str, Any] = {
@@ -59,7 +72,7 @@ def check_response(body: dict[str, Any], openai_spec: Check) -> Response:
     """Hold a response against the client's types, the specification and the keys that clients rely on."""
     assert len(KEYS) == 31
     assert set(KEYS) <= set(body)
-    assert all(body[key] is not None for key in [*NEVER_NULL.split(), "service_tier", "tools", "metadata", "text"])
+    assert all(body[key] is not None for key in NEVER_NULL)
     openai_spec("Response", body if body["usage"] else {key: body[key] for key in body if key != "usage"})
     return Response.model_validate(body, strict=True)
 
