@@ -37,9 +37,7 @@ def prompt_messages(request: EngineRequest) -> list[Message]:
 
     The caller's own system turns follow the rules. Without sources the conversation is passed on as it is.
     """
-    messages = [
-        Message("system", turn.content) if turn.role == "developer" else turn for turn in request.messages
-    ]
+    messages = [Message("system", turn.content) if turn.role == "developer" else turn for turn in request.messages]
     if not request.sources:
         return messages
     instructions = [_RULES, *(turn.content for turn in messages if turn.role == "system"), fenced(request.sources)]

@@ -11,7 +11,8 @@ from typing import Literal
 AnswerKind = Literal["number", "date", "name", "other"]
 
 _ASKS_NUMBER = re.compile(
-    r"\bhow (?:many|much|long|old|tall|far|big|large|high|fast|often|deep|wide|heavy)\b|\bwhat (?:percent\w*|number|age)\b"
+    r"\bhow (?:many|much|long|old|tall|far|big|large|high|fast|often|deep|wide|heavy)\b"
+    r"|\bwhat (?:percent\w*|number|age)\b"
 )
 _ASKS_DATE = re.compile(r"\bwhen\b|\b(?:what|which) (?:year|date|day|month|decade|century)\b")
 _ASKS_NAME = re.compile(

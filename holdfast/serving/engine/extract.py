@@ -15,7 +15,7 @@ from holdfast.retrieval.embed import Embedder
 from holdfast.serving.engine.protocol import Delta, EngineRequest, FinishReason, Quote
 from holdfast.serving.engine.sentences import best_sentences
 from holdfast.serving.engine.stop_text import find_stop
-from holdfast.serving.prompts import NO_FILES
+from holdfast.serving.prompts import NO_FILES, NOT_IN_FILES
 
 SEPARATOR = " "
 
@@ -76,11 +76,11 @@ class ExtractEngine:
         end = find_stop(text, request.sampling.stop)
         finish_reason: FinishReason = "stop"
         max_tokens = request.sampling.max_tokens
-        token_starts, token_ends = zip(*self._embedder.token_offsets(text[:end]), strict=True)
-        if max_tokens is not None and len(token_ends) > max_tokens:
-            end = token_ends[max_tokens - 1] if max_tokens else 0
+        tokens = self._embedder.token_offsets(text[:end])
+        if max_tokens is not None and len(tokens) > max_tokens:
+            end = tokens[max_tokens - 1][1] if max_tokens else 0
             finish_reason = "length"
-        return _cut(pieces, len(text) if end is None else end, token_starts), finish_reason
+        return _cut(pieces, len(text) if end is None else end, [start for start, _ in tokens]), finish_reason
 
     def _pieces(self, request: EngineRequest) -> list[_Piece]:
         if not request.sources:
@@ -94,7 +94,7 @@ class ExtractEngine:
             position = start + len(quoted)
             quote = Quote(sentence.source, sentence.start, sentence.end, start, position)
             pieces.append(_Piece(lead + quoted, (quote,)))
-        return pieces
+        return pieces or [_Piece(NOT_IN_FILES)]
 
 
 def _cut(pieces: Sequence[_Piece], end: int, token_starts: Sequence[int]) -> list[_Piece]:

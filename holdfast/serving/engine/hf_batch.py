@@ -27,7 +27,7 @@ class DecodeBatch:
         import torch
         from transformers import DynamicCache
 
-        cache = DynamicCache()
+        cache: Any = DynamicCache()
         input_ids = torch.tensor([list(prompt_ids)], device=self._model.device)
         with torch.inference_mode():
             output = self._model(input_ids=input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)

@@ -144,7 +144,7 @@ def request_body(model: str, request: EngineRequest) -> dict[str, Any]:
     if sampling.logprobs:
         chat = {"logprobs": True, "top_logprobs": sampling.top_logprobs}
         body |= chat if request.prompt is None else {"logprobs": sampling.top_logprobs}
-    optional = {
+    optional: dict[str, tuple[Any, Any]] = {
         "top_p": (sampling.top_p, 1.0),
         "seed": (sampling.seed, None),
         "stop": (list(sampling.stop), []),

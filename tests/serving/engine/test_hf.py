@@ -1,0 +1,166 @@
+"""The transformers engine, on a real (tiny, random) Llama: batching, sampling, stopping, cancelling."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from holdfast.errors import ContextTooLong, EngineError, InvalidInput
+from holdfast.serving.engine.hf import HfEngine, make_hf_engine
+from tests.serving.engine.requests import collect, make_request
+
+QUESTIONS = ["Who built the bridge?", "The tower", "When? " * 30, "a", "by the river, in the year 1932 it was"]
+
+
+async def test_greedy_text_in_a_batch_equals_greedy_text_alone(hf_engine: HfEngine) -> None:
+    requests = [make_request(question, temperature=0.0, max_tokens=8 + 5 * row) for row, question in enumerate(QUESTIONS)]
+    alone = [(await collect(hf_engine, request)).text() for request in requests]
+    together = await asyncio.gather(*(collect(hf_engine, request) for request in requests))
+    assert [streamed.text() for streamed in together] == alone
+    assert len(set(alone)) == len(alone)
+
+
+async def test_requests_join_and_leave_a_running_batch(hf_engine: HfEngine) -> None:
+    long = make_request(QUESTIONS[0], temperature=0.0, max_tokens=60)
+    expected_long = (await collect(hf_engine, long)).text()
+    short = make_request(QUESTIONS[2], temperature=0.0, max_tokens=6)
+    expected_short = (await collect(hf_engine, short)).text()
+    running = hf_engine.generate(long)
+    pieces = [(await anext(running)).text for _ in range(3)]
+    assert (await collect(hf_engine, short)).text() == expected_short
+    pieces += [delta.text async for delta in running]
+    assert "".join(pieces) == expected_long
+
+
+async def test_equal_seeds_give_equal_texts_also_in_a_batch(hf_engine: HfEngine) -> None:
+    request = make_request(temperature=0.9, top_p=0.95, seed=7, max_tokens=20)
+    alone = (await collect(hf_engine, request)).text()
+    others = [make_request(question, temperature=1.0, seed=row, max_tokens=20) for row, question in enumerate(QUESTIONS)]
+    together = await asyncio.gather(*(collect(hf_engine, one) for one in [*others, request]))
+    assert together[-1].text() == alone
+    assert (await collect(hf_engine, make_request(temperature=0.9, seed=8, max_tokens=20))).text() != alone
+
+
+async def test_choices_of_one_request_draw_differently(hf_engine: HfEngine) -> None:
+    streamed = await collect(hf_engine, make_request(n=3, seed=1, max_tokens=12))
+    assert len({streamed.text(choice) for choice in range(3)}) == 3
+    assert len(streamed.finish_reasons()) == 3
+    first = await collect(hf_engine, make_request(n=1, seed=1, max_tokens=12))
+    assert first.text() == streamed.text(0)
+
+
+async def test_a_stop_string_across_tokens_ends_the_text_before_it(hf_engine: HfEngine) -> None:
+    request = make_request(QUESTIONS[1], temperature=0.0, max_tokens=30)
+    whole = await collect(hf_engine, request)
+    text = whole.text()
+    second_delta = len(whole.deltas[0].text) + len(whole.deltas[1].text)
+    stop = text[second_delta - 1 : second_delta + 1]
+    stopped = await collect(hf_engine, make_request(QUESTIONS[1], temperature=0.0, max_tokens=30, stop=(stop,)))
+    assert stopped.text() == text[: text.index(stop)]
+    assert stopped.finish_reasons() == ["stop"]
+
+
+async def test_max_tokens_are_generated_counted_and_reported(hf_engine: HfEngine) -> None:
+    streamed = await collect(hf_engine, make_request(temperature=0.0, max_tokens=5))
+    assert streamed.num_tokens() == 5
+    assert streamed.finish_reasons() == ["length"]
+
+
+async def test_logprobs_are_the_models_own_and_greedy_picks_the_largest(hf_engine: HfEngine) -> None:
+    streamed = await collect(hf_engine, make_request(temperature=0.0, max_tokens=6, logprobs=True, top_logprobs=3))
+    logprobs = [entry for delta in streamed.deltas for entry in delta.logprobs]
+    assert len(logprobs) == 6
+    for entry in logprobs:
+        assert entry.logprob < 0
+        assert len(entry.top) == 3
+        assert entry.top[0] == (entry.token, pytest.approx(entry.logprob))
+        assert sorted((value for _, value in entry.top), reverse=True) == [value for _, value in entry.top]
+
+
+async def test_a_bias_forces_a_token_and_a_penalty_ends_its_reign(hf_engine: HfEngine) -> None:
+    (forced,) = hf_engine._tokenizer("bridge", add_special_tokens=False)["input_ids"][:1]
+    word = hf_engine._tokenizer.decode([forced])
+    biased = make_request(temperature=0.0, max_tokens=4, logit_bias=((forced, 100.0),))
+    assert (await collect(hf_engine, biased)).text() == word * 4
+    penalised = make_request(temperature=0.0, max_tokens=4, logit_bias=((forced, 100.0),), presence_penalty=200.0)
+    assert (await collect(hf_engine, penalised)).text().count(word) == 1
+
+
+async def test_top_p_near_zero_is_greedy(hf_engine: HfEngine) -> None:
+    greedy = await collect(hf_engine, make_request(temperature=0.0, max_tokens=10))
+    nucleus = await collect(hf_engine, make_request(temperature=1.0, top_p=1e-6, max_tokens=10))
+    assert nucleus.text() == greedy.text()
+
+
+async def test_a_cancelled_request_frees_its_rows_at_the_next_token(hf_engine: HfEngine) -> None:
+    running = hf_engine.generate(make_request(temperature=0.0, max_tokens=900, n=16))
+    await anext(running)
+    assert len(hf_engine._rows) == 16
+    await running.aclose()
+    started = time.monotonic()
+    await collect(hf_engine, make_request(temperature=0.0, max_tokens=1, n=16))
+    assert time.monotonic() - started < 5
+    assert len(hf_engine._rows) <= 16
+
+
+async def test_more_requests_than_rows_wait_their_turn(tiny_llama: Path) -> None:
+    engine = make_hf_engine(str(tiny_llama), device="cpu")
+    engine._max_rows = 2
+    requests = [make_request(question, temperature=0.0, max_tokens=6) for question in QUESTIONS]
+    streamed = await asyncio.gather(*(collect(engine, request) for request in requests))
+    assert all(one.finish_reasons() for one in streamed)
+    with pytest.raises(InvalidInput, match="at most 2"):
+        engine.check(make_request(n=3))
+    await engine.close()
+
+
+async def test_a_prompt_beyond_the_context_is_refused_before_anything_is_streamed(hf_engine: HfEngine) -> None:
+    with pytest.raises(ContextTooLong, match="1024"):
+        hf_engine.check(make_request("bridge river tower " * 500))
+    with pytest.raises(ContextTooLong):
+        hf_engine.check(make_request(max_tokens=1020))
+
+
+async def test_without_max_tokens_the_answer_ends_within_the_context(hf_engine: HfEngine) -> None:
+    request = make_request("the tower " * 300, temperature=0.0)
+    room = 1024 - hf_engine.count_prompt_tokens(request)
+    assert 0 < room < 512
+    assert (await collect(hf_engine, request)).num_tokens() <= room
+
+
+async def test_a_plain_prompt_is_continued_without_the_chat_template(hf_engine: HfEngine) -> None:
+    request = make_request(prompt="The tower was", temperature=0.0, max_tokens=4)
+    assert hf_engine.prompt_ids(request) == hf_engine._tokenizer("The tower was")["input_ids"]
+    assert (await collect(hf_engine, request)).num_tokens() == 4
+
+
+async def test_a_failing_model_fails_the_request_and_not_the_engine(
+    hf_engine: HfEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hf_engine._batch, "step", explode)
+        with pytest.raises(EngineError, match="out of memory"):
+            await collect(hf_engine, make_request(temperature=0.0, max_tokens=5))
+    assert (await collect(hf_engine, make_request(temperature=0.0, max_tokens=5))).num_tokens() == 5
+
+
+async def test_closing_fails_what_is_running_and_what_comes_after(tiny_llama: Path) -> None:
+    engine = make_hf_engine(str(tiny_llama), device="cpu")
+    running = engine.generate(make_request(temperature=0.0, max_tokens=900))
+    await anext(running)
+    await engine.close()
+    with pytest.raises(EngineError, match="shutting down"):
+        _ = [delta async for delta in running]
+    with pytest.raises(EngineError, match="shutting down"):
+        await collect(engine, make_request(max_tokens=1))
+
+
+def test_a_folder_without_a_model_is_refused_plainly(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="cannot load language model"):
+        make_hf_engine(str(tmp_path))
