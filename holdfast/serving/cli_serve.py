@@ -11,7 +11,7 @@ from pathlib import Path
 
 from holdfast.errors import HoldfastError
 from holdfast.serving import cli_ingest
-from holdfast.serving.cli_output import SNIPPET, err, out, print_json
+from holdfast.serving.cli_output import SNIPPET, err, loading, out, print_json
 from holdfast.serving.config import Settings
 from holdfast.serving.server import check_exposure, serve
 from holdfast.serving.service import Service
@@ -23,7 +23,7 @@ def run_server(settings: Settings, paths: Sequence[Path], *, as_json: bool) -> N
     """Serve until interrupted; say where, and how to ask, once the files at `paths` are in."""
     check_exposure(settings)
     files = cli_ingest.find_files(paths)
-    with err.status("Loading models"):
+    with loading():
         service = Service(settings)
     new, num_known = cli_ingest.attach_files(service, STORE, list(files), err)
 
