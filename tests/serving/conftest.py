@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from holdfast.retrieval.documents import read_document
+from holdfast.serving import ingestion
 from holdfast.serving.collection import Collections, NewFile, StoredFile
 from holdfast.serving.database import Database
 from holdfast.serving.engine.protocol import Source
@@ -103,10 +105,13 @@ def open_storage(tmp_path: Path, hash_embedder: HashEmbedder) -> Iterator[OpenSt
     def open_it(*, embedder: Any = hash_embedder, clock: Callable[[], float] | None = None) -> Storage:
         data_dir = tmp_path / "data"
         database = Database(data_dir, clock=clock) if clock else Database(data_dir)
-        files = Files(database, data_dir)
-        collections = Collections(database, files, embedder, data_dir)
-        ingestion = Ingestion(collections, ParseLimits())
-        opened.append(Storage(data_dir, database, files, collections, ingestion, embedder))
+        try:
+            files = Files(database, data_dir)
+            collections = Collections(database, files, embedder, data_dir)
+        except BaseException:
+            database.close()
+            raise
+        opened.append(Storage(data_dir, database, files, collections, Ingestion(collections, ParseLimits()), embedder))
         if not database.read().execute("SELECT 1 FROM vector_stores").fetchone():
             collections.create(TENANT, vector_store_id=STORE)
         return opened[-1]
@@ -120,4 +125,12 @@ def open_storage(tmp_path: Path, hash_embedder: HashEmbedder) -> Iterator[OpenSt
 @pytest.fixture
 def storage(open_storage: OpenStorage) -> Storage:
     return open_storage()
+
+
+@pytest.fixture
+def read_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read files in this process, where a process for each would be most of the test's time."""
+    monkeypatch.setattr(
+        ingestion, "read_document_in_child", lambda path, name, limits: read_document(path.read_bytes(), name)
+    )
 
