@@ -143,7 +143,7 @@ class _Splitter:
         return self._cut_word(start, upper)
 
     def _cut_word(self, start: int, end: int) -> int:
-        """Return an end inside a word, moved back until what is cut off fits: it may give more pieces than the whole."""
+        """Return an end inside a word, moved back until it fits: part of a word may give more pieces than the whole."""
         end = max(end, start + 1)
         while end > start + 1:
             offsets = self._token_offsets(self._text[start:end])

@@ -200,9 +200,9 @@ def add_mail(builder: TextBuilder, data: bytes) -> None:
         part = stack.pop()
         kind = part.get_content_type()
         if kind == "message/rfc822" and part is not root and part.is_multipart():
-            inner = _children(part)
-            _begin_message(builder, inner[0])
-            stack.extend(inner)
+            inner = _forwarded(part)
+            _begin_message(builder, inner)
+            stack.append(inner)
         elif part.is_multipart():
             children = _children(part)
             stack.extend(reversed(_preferred(children) if kind == "multipart/alternative" else children))
@@ -217,6 +217,17 @@ def add_mail(builder: TextBuilder, data: bytes) -> None:
 def _children(part: Message) -> list[Message]:
     payload = part.get_payload()
     return [child for child in payload if isinstance(child, Message)] if isinstance(payload, list) else []
+
+
+def _forwarded(part: Message) -> Message:
+    """Return the message inside a message/rfc822 part; some programs encode it, though the standard forbids that."""
+    inner = _children(part)[0]
+    encoding = str(part.get("Content-Transfer-Encoding", "")).strip().lower()
+    if encoding in ("base64", "quoted-printable") and not inner.keys():
+        inner["Content-Transfer-Encoding"] = encoding
+        payload = inner.get_payload(decode=True)
+        return email.message_from_bytes(payload if isinstance(payload, bytes) else b"")
+    return inner
 
 
 def _preferred(versions: list[Message]) -> list[Message]:
