@@ -20,6 +20,9 @@ router = APIRouter(prefix="/v1/embeddings", tags=["embeddings"], dependencies=[J
 
 MAX_INPUTS = 2048
 MAX_TOTAL_TOKENS = 300_000
+MAX_INPUT_TOKENS = 8192
+MAX_INPUT_CHARS = 200_000
+SLICE_TOKENS = 8192
 
 Tokens = Annotated[list[int], Field(min_length=1)]
 Texts = Annotated[list[str], Field(min_length=1, max_length=MAX_INPUTS)]
@@ -27,7 +30,7 @@ TokenLists = Annotated[list[Tokens], Field(min_length=1, max_length=MAX_INPUTS)]
 
 
 class EmbeddingsRequest(RequestModel):
-    """Texts to embed. One longer than the model reads at once is embedded by windows, never cut."""
+    """Texts to embed. One longer than the model reads at once is embedded by windows."""
 
     input: str | Texts | Tokens | TokenLists
     model: str
@@ -64,10 +67,7 @@ class EmbeddingsResponse(BaseModel):
 async def create_embeddings(body: EmbeddingsRequest, context: RequestContext) -> EmbeddingsResponse:
     """Embed texts into unit-norm vectors."""
     texts = to_texts(body, context)
-    await context.admit_search()
-    num_tokens = await asyncio.to_thread(count_tokens, context, texts, "input")
-    vectors = await asyncio.to_thread(context.service.embedder.encode, texts)
-    context.metrics.count_tokens(context.service.embedder.name, prompt=num_tokens)
+    vectors, num_tokens = await embed(context, texts, "input")
     encode = to_base64 if body.encoding_format == "base64" else to_floats
     return EmbeddingsResponse(
         data=[Embedding(index=row, embedding=encode(vector)) for row, vector in enumerate(vectors)],
@@ -99,12 +99,42 @@ def to_texts(body: EmbeddingsRequest, context: Context) -> list[str]:
     return strings
 
 
-def count_tokens(context: Context, texts: list[str], param: str) -> int:
-    """Return the word-pieces in all `texts`, which came as `param`; blocking."""
-    num_tokens = sum(context.service.embedder.count_tokens(text) for text in texts)
-    if num_tokens > MAX_TOTAL_TOKENS:
-        raise InvalidInput(f"{param} has {num_tokens} tokens; one request may embed {MAX_TOTAL_TOKENS}.", param=param)
-    return num_tokens
+async def embed(context: Context, texts: list[str], param: str) -> tuple[NDArray[np.float32], int]:
+    """Return the unit-norm vectors (N, dim) of `texts`, which came as `param`, and how many word-pieces they have.
+
+    Works slice by slice, so that little is done for a client that has left.
+    """
+    await context.admit_search()
+    embedder = context.service.embedder
+    vectors: list[NDArray[np.float32]] = []
+    sizes = await asyncio.to_thread(count_tokens, context, texts, param)
+    for first, last in cut_slices(sizes):
+        vectors.append(await asyncio.to_thread(embedder.encode, texts[first:last]))
+    context.metrics.count_tokens(embedder.name, prompt=sum(sizes))
+    return np.concatenate(vectors), sum(sizes)
+
+
+def count_tokens(context: Context, texts: list[str], param: str) -> list[int]:
+    """Return the word-pieces of each text; blocking."""
+    if any(len(text) > MAX_INPUT_CHARS for text in texts):
+        raise InvalidInput(f"{param} holds a text of more than {MAX_INPUT_CHARS} characters: send parts.", param=param)
+    sizes = [context.service.embedder.count_tokens(text) for text in texts]
+    if max(sizes) > MAX_INPUT_TOKENS:
+        raise InvalidInput(f"{param} holds a text of {max(sizes)} tokens; {MAX_INPUT_TOKENS} are allowed.", param=param)
+    if sum(sizes) > MAX_TOTAL_TOKENS:
+        raise InvalidInput(f"{param} has {sum(sizes)} tokens in all; {MAX_TOTAL_TOKENS} are allowed.", param=param)
+    return sizes
+
+
+def cut_slices(sizes: list[int]) -> list[tuple[int, int]]:
+    """Return the (first, last) rows, `last` excluded, of slices that each take a moment to embed."""
+    slices, first, num_tokens = [], 0, 0
+    for row, size in enumerate(sizes):
+        if num_tokens + size > SLICE_TOKENS and row > first:
+            slices.append((first, row))
+            first, num_tokens = row, 0
+        num_tokens += size
+    return [*slices, (first, len(sizes))]
 
 
 def to_floats(vector: NDArray[np.float32]) -> list[float]:

@@ -33,7 +33,7 @@ async def get_liveness() -> Health:
 
 @router.get("/health")
 @router.get("/health/ready")
-async def get_readiness(request: Request) -> Health:
+def get_readiness(request: Request) -> Health:
     """Answer if requests can be served: the data directory is open and the models are loaded."""
     request.app.state.service.database.read().execute("SELECT 1")
     return Health()
@@ -46,6 +46,10 @@ async def get_version() -> Version:
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def get_metrics(request: Request) -> Response:
+def get_metrics(request: Request) -> Response:
     """Return the metrics in Prometheus's text format."""
-    return Response(request.app.state.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+    service, metrics = request.app.state.service, request.app.state.metrics
+    metrics.ingestion_queue.set(service.ingestion.count_queued())
+    [num_passages] = service.database.read().execute("SELECT COALESCE(SUM(num_passages), 0) FROM documents").fetchone()
+    metrics.passages.set(num_passages)
+    return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)

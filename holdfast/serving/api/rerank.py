@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import numpy as np
@@ -12,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from holdfast.errors import InvalidInput
 from holdfast.serving.api.context import JsonOnly, RequestContext
-from holdfast.serving.api.embeddings import MAX_INPUTS, count_tokens
+from holdfast.serving.api.embeddings import MAX_INPUTS, embed
 from holdfast.serving.api.models import unknown_model
 from holdfast.serving.api.schemas import RequestModel, is_none
 
@@ -68,10 +67,7 @@ async def rerank(body: RerankRequest, context: RequestContext) -> RerankResponse
     if not body.query.strip():
         raise InvalidInput("query must not be blank.", param="query")
     texts = [document if isinstance(document, str) else document.text for document in body.documents]
-    await context.admit_search()
-    num_tokens = await asyncio.to_thread(count_tokens, context, [body.query, *texts], "documents")
-    vectors = await asyncio.to_thread(embedder.encode, [body.query, *texts])
-    context.metrics.count_tokens(embedder.name, prompt=num_tokens)
+    vectors, num_tokens = await embed(context, [body.query, *texts], "documents")
     scores = np.clip(vectors[1:] @ vectors[0], 0.0, 1.0)
     rows = order_by_score(scores)[: body.top_n]
     return RerankResponse(
