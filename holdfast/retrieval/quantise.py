@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.errors import InvalidInput, ShapeError
-from holdfast.kernels.hadamard import make_signs, rotate
+from holdfast.kernels.hadamard import Rotation, make_rotation, rotate
 from holdfast.kernels.packing import pack
 
 SCHEME = "hadamard-sign-1"
@@ -55,12 +55,12 @@ class Quantiser:
 
     dim: int
     seed: int = 0
-    _signs: NDArray[np.float32] = field(init=False, repr=False, compare=False)
+    _rotation: Rotation = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.dim < 1:
             raise InvalidInput(f"dim must be at least 1, not {self.dim}", param="dim")
-        object.__setattr__(self, "_signs", make_signs(self.dim, self.seed))
+        object.__setattr__(self, "_rotation", make_rotation(self.dim, self.seed))
 
     @property
     def id(self) -> str:
@@ -89,7 +89,7 @@ class Quantiser:
         if len(wrong):
             row = int(wrong[0])
             raise InvalidInput(f"{param}[{row}] must have length 1, not {norms[row]}: divide it by it", param=param)
-        return rotate(vectors, self._signs)
+        return rotate(vectors, self._rotation)
 
 
 def _to_integers(rotated: NDArray[np.float32], limit: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -1,0 +1,129 @@
+"""The compiled scan equals its NumPy definition bit for bit, whatever the chunks, threads and batches."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from holdfast.errors import ShapeError
+from holdfast.kernels import scan
+from holdfast.kernels.packing import pack, pack_mask
+from holdfast.kernels.scan import NO_SCORE, scan_top_k, scan_top_k_reference
+
+ROOT = Path(__file__).parents[2]
+
+
+def make_codes(num_rows: int, num_bits: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes with many equal ones, ids in no order that reach over 2^63, and queries with the extreme values."""
+    rng = np.random.default_rng(seed)
+    patterns = rng.integers(0, 2, (max(1, num_rows // 3), num_bits)).astype(np.bool_)
+    bits = patterns[rng.integers(0, len(patterns), num_rows)]
+    ids = rng.permutation(num_rows).astype(np.uint64) * np.uint64(2**63 // max(1, num_rows) * 2 - 1)
+    queries = rng.integers(-128, 128, (rng.integers(1, 40), num_bits)).astype(np.int8)
+    queries[0] = rng.choice([-128, 127], num_bits)
+    return pack(bits), ids, queries
+
+
+@settings(max_examples=60)
+@given(
+    num_rows=st.integers(0, 300),
+    num_bits=st.sampled_from([1, 8, 63, 100, 384]),
+    top_k=st.integers(1, 60),
+    num_threads=st.sampled_from([1, 2, 5, None]),
+    chunk_blocks=st.sampled_from([1, 3, 1024]),
+    is_filtered=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+def test_the_compiled_scan_equals_the_reference(
+    num_rows: int, num_bits: int, top_k: int, num_threads: int | None, chunk_blocks: int, is_filtered: bool, seed: int
+) -> None:
+    blocks, ids, queries = make_codes(num_rows, num_bits, seed)
+    members = np.random.default_rng(seed).random(num_rows) < 0.5
+    allowed = pack_mask(members) if is_filtered else None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan, "CHUNK_BLOCKS", chunk_blocks)
+        scores, rows = scan_top_k(blocks, ids, queries, top_k, allowed=allowed, num_threads=num_threads)
+    expected_scores, expected_rows = scan_top_k_reference(blocks, ids, queries, top_k, allowed=allowed)
+    assert scores.dtype == np.int32
+    assert rows.dtype == np.int64
+    assert np.array_equal(scores, expected_scores)
+    assert np.array_equal(rows, expected_rows)
+
+
+def test_scores_are_inner_products_with_signs() -> None:
+    bits = np.array([[True, False, True], [False, False, True]])
+    query = np.array([[10, -20, 3]], dtype=np.int8)
+    scores, rows = scan_top_k(pack(bits), np.array([7, 8], dtype=np.uint64), query, 3)
+    assert scores.tolist() == [[33, 13, NO_SCORE]]
+    assert rows.tolist() == [[0, 1, -1]]
+
+
+def test_equal_scores_go_by_id_also_at_the_cut() -> None:
+    bits = np.ones((100, 16), dtype=np.bool_)
+    ids = np.random.default_rng(1).permutation(100).astype(np.uint64)
+    _, rows = scan_top_k(pack(bits), ids, np.ones((1, 16), dtype=np.int8), 10)
+    assert ids[rows[0]].tolist() == list(range(10))
+
+
+def test_a_query_alone_gets_what_it_gets_in_a_batch() -> None:
+    blocks, ids, queries = make_codes(250, 384, seed=5)
+    scores, rows = scan_top_k(blocks, ids, queries, 9)
+    for row in range(len(queries)):
+        alone = scan_top_k(blocks, ids, queries[row : row + 1], 9)
+        assert np.array_equal(alone[0][0], scores[row])
+        assert np.array_equal(alone[1][0], rows[row])
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"queries": np.zeros(384, dtype=np.int8)}, "queries"),
+        ({"queries": np.zeros((1, 384), dtype=np.float32)}, "queries"),
+        ({"queries": np.zeros((1, 392), dtype=np.int8)}, "blocks"),
+        ({"ids": np.arange(65, dtype=np.uint64)}, "blocks"),
+        ({"ids": np.arange(64)}, "ids"),
+        ({"top_k": 0}, "top_k"),
+        ({"allowed": np.zeros(1, dtype=np.uint32)}, "allowed"),
+        ({"allowed": np.zeros(2, dtype=np.int64)}, "allowed"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_named(changes: dict[str, object], param: str) -> None:
+    fitting = {
+        "blocks": np.zeros((2, 48, 32), dtype=np.uint8),
+        "ids": np.arange(64, dtype=np.uint64),
+        "queries": np.zeros((1, 384), dtype=np.int8),
+        "top_k": 1,
+    }
+    with pytest.raises(ShapeError) as raised:
+        scan_top_k(**{**fitting, **changes})  # type: ignore[arg-type]
+    assert raised.value.param == param
+
+
+def test_an_installation_without_any_writable_cache_folder_still_compiles(tmp_path: Path) -> None:
+    kernels = tmp_path / "holdfast" / "kernels"
+    kernels.mkdir(parents=True)
+    for name in ("__init__.py", "errors.py", "kernels/__init__.py", "kernels/packing.py", "kernels/scan_cpu.py"):
+        shutil.copy(ROOT / "holdfast" / name, tmp_path / "holdfast" / name)
+    (kernels / "__pycache__").write_text("a file where the cache folder would be")  # holds also for the superuser
+    code = """
+import numpy as np
+from holdfast.kernels.scan_cpu import fill_table
+table = np.zeros((1, 256), dtype=np.int16)
+print(fill_table(table, np.arange(8, dtype=np.int8)), table[0, 6])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null", "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["28", "3"], done.stderr
