@@ -93,7 +93,8 @@ class Ingestion:
         Raises:
             StorageError: the disk is full; the file stays in the queue.
         """
-        while (job := self._queue.take()) is not None:
+        self._stopping.clear()
+        while not self._stopping.is_set() and (job := self._queue.take()) is not None:
             self._ingest(job)
             status = self._queue.status(job)
             if progress is not None and status != "in_progress":
