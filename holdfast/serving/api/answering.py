@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from holdfast.errors import EngineError
+from holdfast.errors import EngineError, HoldfastError
 from holdfast.serving.answer import AnswerEvent, Done, FileSearch, Finished, Searched
 from holdfast.serving.api.context import Context
 from holdfast.serving.api.evidence import evidence_object
 from holdfast.serving.api.sse import until
 from holdfast.serving.engine.protocol import Delta, Message, Sampling
+
+NO_PARAMS: Mapping[str, str] = {}
 
 
 class Answer:
@@ -91,23 +93,39 @@ def ask(
     *,
     search: FileSearch | None = None,
     prompt: str | None = None,
+    params: Mapping[str, str] = NO_PARAMS,
 ) -> Answer:
-    """Return the answer to a conversation, or the continuation of a prompt; nothing runs until it is streamed."""
-    return Answer(_timed_events(context, messages, sampling, search, prompt))
+    """Return the answer to a conversation, or the continuation of a prompt; nothing runs until it is streamed.
+
+    `params` says how this endpoint's requests call what an error's `param` names.
+    """
+    events = context.service.answerer.stream(context.tenant, messages, search=search, sampling=sampling, prompt=prompt)
+    return Answer(_renamed(params, _counted(context, until(context.deadline, events))))
 
 
-async def _timed_events(
-    context: Context, messages: Sequence[Message], sampling: Sampling, search: FileSearch | None, prompt: str | None
-) -> AsyncGenerator[AnswerEvent, None]:
-    service = context.service
-    events = service.answerer.stream(context.tenant, messages, search=search, sampling=sampling, prompt=prompt)
-    async with aclosing(until(context.deadline, events)) as timed:
-        async for event in timed:
+async def _counted(context: Context, events: AsyncGenerator[AnswerEvent, None]) -> AsyncGenerator[AnswerEvent, None]:
+    """Yield `events`, and count the tokens used."""
+    async with aclosing(events):
+        async for event in events:
             if isinstance(event, Done):
                 context.metrics.count_tokens(
-                    service.engine.name, prompt=event.prompt_tokens, completion=event.completion_tokens
+                    context.service.engine.name, prompt=event.prompt_tokens, completion=event.completion_tokens
                 )
             yield event
+
+
+async def _renamed(
+    params: Mapping[str, str], events: AsyncGenerator[AnswerEvent, None]
+) -> AsyncGenerator[AnswerEvent, None]:
+    """Yield `events`; an error names its cause as the request does."""
+    try:
+        async with aclosing(events):
+            async for event in events:
+                yield event
+    except HoldfastError as error:
+        name, dot, rest = (error.param or "").partition(".")
+        error.param = params.get(name, name) + dot + rest or None
+        raise
 
 
 def new_id(prefix: str) -> str:

@@ -31,6 +31,9 @@ from holdfast.serving.engine.protocol import Message, Role, Sampling
 
 router = APIRouter(tags=["chat"], dependencies=[JsonOnly])
 
+PARAMS = {"vector_store_id": "holdfast.vector_store_ids", "filters": "holdfast.filters"}
+"""this endpoint's names for what errors name"""
+
 
 class TextPart(RequestModel):
     """A piece of a message's text."""
@@ -175,7 +178,7 @@ async def create_chat_completion(body: ChatBody, context: RequestContext) -> Res
     messages = [message.to_message(f"messages[{row}]") for row, message in enumerate(body.messages)]
     search = body.holdfast.to_search() if body.holdfast else None
     await context.admit_answer()
-    answer = ask(context, messages, body.sampling, search=search)
+    answer = ask(context, messages, body.sampling, search=search, params=PARAMS)
     chat = ChatAnswer(answer, body.model, has_logprobs=bool(body.logprobs), has_usage=body.includes_usage)
     if body.stream:
         return await start_stream(chat.frames(), error_frame)

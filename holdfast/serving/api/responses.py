@@ -25,6 +25,15 @@ from holdfast.serving.response_store import ResponseStore
 
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
 
+PARAMS = {
+    "messages": "input",
+    "max_tokens": "max_output_tokens",
+    "logprobs": "include",
+    "vector_store_id": "tools[0].vector_store_ids",
+    "filters": "tools[0].filters",
+}
+"""this endpoint's names for what errors name"""
+
 
 class RetrieveQuery(QueryModel):
     """How to show a stored response."""
@@ -77,7 +86,7 @@ async def create_response(body: ResponseBody, context: RequestContext, store: St
     items = to_stored_items(body.input or [])
     messages = await conversation(body, items, context, store)
     await context.admit_answer()
-    answer = ask(context, messages, body.sampling, search=body.search)
+    answer = ask(context, messages, body.sampling, search=body.search, params=PARAMS)
 
     async def save(response: dict[str, Any]) -> None:
         if response["store"]:

@@ -9,7 +9,14 @@ from pydantic import Discriminator, Field, Tag
 from holdfast.errors import InvalidInput
 from holdfast.serving.answer import FileSearch
 from holdfast.serving.api.responses_items import InputItem
-from holdfast.serving.api.sampling import ServiceTier, StreamOptions, check_stream_options, refuse_given, refused
+from holdfast.serving.api.sampling import (
+    GenerationBody,
+    ServiceTier,
+    StreamOptions,
+    check_stream_options,
+    refuse_given,
+    refused,
+)
 from holdfast.serving.api.schemas import Metadata, RequestModel
 from holdfast.serving.engine.protocol import Sampling
 
@@ -89,7 +96,7 @@ class Reasoning(RequestModel):
     generate_summary: str | None = None
 
 
-class InputBody(RequestModel):
+class InputBody(GenerationBody):
     """What the conversation is made of, whether to answer it or to count its tokens."""
 
     model: str | None = None

@@ -6,9 +6,10 @@ that names it; docs/responses.md has the table. Fields unknown to OpenAI are ref
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from holdfast.errors import InvalidInput, NotFound
 from holdfast.serving.answer import FileSearch
@@ -18,6 +19,20 @@ from holdfast.serving.engine.protocol import Sampling
 StopString = Annotated[str, Field(min_length=1)]
 ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"]
 INT64 = 2**63
+
+
+class GenerationBody(RequestModel):
+    """A request for an answer, all text of which can be written as UTF-8."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_text(cls, value: Any) -> Any:
+        """JSON can spell half a character (a lone surrogate), which no tokenizer and no file can hold."""
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise InvalidInput("The request has text that is not valid Unicode: a lone surrogate.") from None
+        return value
 
 
 class StreamOptions(RequestModel):
@@ -32,7 +47,7 @@ class CompletionStreamOptions(StreamOptions):
     include_usage: bool | None = None
 
 
-class SamplingBody(RequestModel):
+class SamplingBody(GenerationBody):
     """What both kinds of completions take."""
 
     model: str

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from tests.serving.scripted import Scripted
+from tests.serving.spec import Specification
 
 PATH = "/v1/chat/completions"
 QUESTION = [{"role": "user", "content": "What is the keel made of?"}]
@@ -16,9 +18,9 @@ SEARCH = {"vector_store_ids": ["vs_1"]}
 TEXT = "The keel is oak."
 
 
-def test_an_answer_is_a_chat_completion(scripted: Any, openai_spec: Callable[[str, Any], None]) -> None:
+def test_an_answer_is_a_chat_completion(scripted: Scripted, specification: Specification) -> None:
     body = scripted.post(PATH, messages=QUESTION, n=2).json()
-    openai_spec("CreateChatCompletionResponse", body)
+    specification.check("CreateChatCompletionResponse", body)
     completion = ChatCompletion.model_validate(body, strict=True)
     assert [choice.message.content for choice in completion.choices] == [TEXT, TEXT]
     assert [choice.index for choice in completion.choices] == [0, 1]
@@ -28,12 +30,12 @@ def test_an_answer_is_a_chat_completion(scripted: Any, openai_spec: Callable[[st
     assert body["holdfast"] == {"citations": [], "sources": [], "search_queries": [], "num_dropped": 0}
 
 
-def test_chunks_add_up_to_the_answer(scripted: Any, openai_spec: Callable[[str, Any], None]) -> None:
+def test_chunks_add_up_to_the_answer(scripted: Scripted, specification: Specification) -> None:
     options = {"include_usage": True}
     *chunks, end = scripted.events(PATH, messages=QUESTION, n=2, stream_options=options, holdfast=SEARCH)
     assert end == "[DONE]"
     for chunk in chunks:
-        openai_spec("CreateChatCompletionStreamResponse", chunk)
+        specification.check("CreateChatCompletionStreamResponse", chunk)
         ChatCompletionChunk.model_validate(chunk, strict=True)
     *choices, usage = chunks
     for index in (0, 1):
@@ -48,12 +50,12 @@ def test_chunks_add_up_to_the_answer(scripted: Any, openai_spec: Callable[[str, 
     assert len({chunk["id"] for chunk in chunks}) == 1
 
 
-def test_without_include_usage_no_chunk_has_usage_or_lacks_a_choice(scripted: Any) -> None:
+def test_without_include_usage_no_chunk_has_usage_or_lacks_a_choice(scripted: Scripted) -> None:
     *chunks, _ = scripted.events(PATH, messages=QUESTION)
     assert all(len(chunk["choices"]) == 1 and "usage" not in chunk for chunk in chunks)
 
 
-def test_evidence_is_the_same_streamed_or_whole(scripted: Any) -> None:
+def test_evidence_is_the_same_streamed_or_whole(scripted: Scripted) -> None:
     whole = scripted.post(PATH, messages=QUESTION, holdfast=SEARCH).json()["holdfast"]
     streamed = scripted.events(PATH, messages=QUESTION, holdfast=SEARCH)[-2]["holdfast"]
     assert whole == streamed
@@ -67,7 +69,7 @@ def test_evidence_is_the_same_streamed_or_whole(scripted: Any) -> None:
     assert (citation["choice"], citation["answer_start"], citation["index"]) == (0, 0, len(TEXT))
 
 
-def test_search_options_reach_the_search(scripted: Any) -> None:
+def test_search_options_reach_the_search(scripted: Scripted) -> None:
     body = scripted.post(PATH, messages=QUESTION, holdfast=SEARCH | {"max_num_results": 1}).json()
     assert len(body["holdfast"]["sources"]) == 1
     declined = scripted.post(PATH, messages=QUESTION, holdfast=SEARCH | {"score_threshold": 0.95}).json()
@@ -75,10 +77,10 @@ def test_search_options_reach_the_search(scripted: Any) -> None:
     assert declined["holdfast"]["is_answered"] is False
 
 
-def test_logprobs_have_openais_shape(scripted: Any, openai_spec: Callable[[str, Any], None]) -> None:
+def test_logprobs_have_openais_shape(scripted: Scripted, specification: Specification) -> None:
     asked = {"messages": QUESTION, "logprobs": True, "top_logprobs": 2}
     body = scripted.post(PATH, **asked).json()
-    openai_spec("CreateChatCompletionResponse", body)
+    specification.check("CreateChatCompletionResponse", body)
     tokens = body["choices"][0]["logprobs"]["content"]
     assert "".join(token["token"] for token in tokens) == TEXT
     assert tokens[0]["bytes"] == list(b"The")
@@ -88,7 +90,7 @@ def test_logprobs_have_openais_shape(scripted: Any, openai_spec: Callable[[str, 
     assert streamed == tokens
 
 
-def test_sampling_reaches_the_engine(scripted: Any) -> None:
+def test_sampling_reaches_the_engine(scripted: Scripted) -> None:
     asked = {
         "temperature": 0.5,
         "top_p": 0.25,
@@ -110,7 +112,7 @@ def test_sampling_reaches_the_engine(scripted: Any) -> None:
     assert (sampling.temperature, sampling.top_p, sampling.stop, sampling.max_tokens) == (1.0, 1.0, ("x",), 2)
 
 
-def test_turns_and_their_parts_reach_the_engine_as_text(scripted: Any) -> None:
+def test_turns_and_their_parts_reach_the_engine_as_text(scripted: Scripted) -> None:
     messages = [
         {"role": "developer", "content": "Be brief."},
         {
@@ -126,7 +128,7 @@ def test_turns_and_their_parts_reach_the_engine_as_text(scripted: Any) -> None:
     assert turns == [("developer", "Be brief."), ("user", "One.\nTwo."), ("assistant", "No."), ("user", "Three.")]
 
 
-def test_fields_without_effect_are_accepted(scripted: Any) -> None:
+def test_fields_without_effect_are_accepted(scripted: Scripted) -> None:
     harmless = {
         "metadata": {"a": "b"},
         "store": True,
@@ -186,10 +188,13 @@ TOOL_TURNS = [*QUESTION, {"role": "tool", "content": "4", "tool_call_id": "c"}]
         ({"reasoning_effort": "high"}, "reasoning_effort"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
+        ({"messages": [{"role": "user", "content": "a \ud800 b"}]}, None),
         ({"metadata": {str(number): "" for number in range(17)}}, "metadata"),
     ],
 )
-def test_what_cannot_be_obeyed_is_refused_by_name(scripted: Any, fields: dict[str, Any], param: str) -> None:
+def test_what_cannot_be_obeyed_is_refused_by_name(
+    scripted: Scripted, fields: dict[str, Any], param: str | None
+) -> None:
     response = scripted.post(PATH, **({"messages": QUESTION} | fields))
     assert response.status_code == 400, response.text
     error = response.json()["error"]
@@ -198,15 +203,16 @@ def test_what_cannot_be_obeyed_is_refused_by_name(scripted: Any, fields: dict[st
     assert error["message"]
 
 
-def test_an_unknown_model_or_vector_store_is_not_found(scripted: Any) -> None:
+def test_an_unknown_model_or_vector_store_is_not_found(scripted: Scripted) -> None:
     response = scripted.post(PATH, model="gpt-0", messages=QUESTION)
     assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
     missing = {"vector_store_ids": ["vs_missing"]}
-    assert scripted.post(PATH, messages=QUESTION, holdfast=missing).status_code == 404
+    whole = scripted.post(PATH, messages=QUESTION, holdfast=missing)
+    assert (whole.status_code, whole.json()["error"]["param"]) == (404, "holdfast.vector_store_ids")
     assert scripted.post(PATH, messages=QUESTION, holdfast=missing, stream=True).status_code == 404
 
 
-def test_an_engine_that_fails_before_the_first_byte_gives_a_status(scripted: Any) -> None:
+def test_an_engine_that_fails_before_the_first_byte_gives_a_status(scripted: Scripted) -> None:
     asked = [{"role": "user", "content": "fail at once"}]
     for stream in (False, True):
         response = scripted.post(PATH, messages=asked, stream=stream)
@@ -214,21 +220,21 @@ def test_an_engine_that_fails_before_the_first_byte_gives_a_status(scripted: Any
         assert response.json()["error"]["message"] == "the model caught fire"
 
 
-def test_an_engine_that_fails_later_gives_an_error_event(scripted: Any) -> None:
+def test_an_engine_that_fails_later_gives_an_error_event(scripted: Scripted) -> None:
     events = scripted.events(PATH, messages=[{"role": "user", "content": "fail late"}])
     assert events[1]["choices"][0]["delta"]["content"] == "The"
     assert events[-1]["error"]["message"] == "the model caught fire"
     assert scripted.post(PATH, messages=[{"role": "user", "content": "fail late"}]).status_code == 502
 
 
-def test_an_unforeseen_failure_shows_nothing_of_its_inside(scripted: Any) -> None:
+def test_an_unforeseen_failure_shows_nothing_of_its_inside(scripted: Scripted) -> None:
     events = scripted.events(PATH, messages=[{"role": "user", "content": "crash late"}])
     assert events[-1]["error"]["type"] == "server_error"
     assert "secret" not in str(events[-1])
 
 
 @pytest.mark.parametrize(("script", "stream"), [("wait", False), ("wait", True), ("pause", False), ("pause", True)])
-def test_a_client_that_leaves_stops_the_work(scripted: Any, script: str, stream: bool) -> None:
+def test_a_client_that_leaves_stops_the_work(scripted: Scripted, script: str, stream: bool) -> None:
     body = {"model": "scripted", "messages": [{"role": "user", "content": script}], "stream": stream}
     num_before = len(scripted.engine.requests)
     with pytest.raises(httpx.ReadTimeout):

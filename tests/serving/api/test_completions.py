@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from openai.types import Completion
 
+from tests.serving.scripted import Scripted
+from tests.serving.spec import Specification
+
 PATH = "/v1/completions"
 TEXT = "The keel is oak."
 
 
-def test_each_prompt_has_n_choices_in_order(scripted: Any, openai_spec: Callable[[str, Any], None]) -> None:
+def test_each_prompt_has_n_choices_in_order(scripted: Scripted, specification: Specification) -> None:
     body = scripted.post(PATH, prompt=["One", "Two"], n=2, best_of=2).json()
-    openai_spec("CreateCompletionResponse", body)
+    specification.check("CreateCompletionResponse", body)
     completion = Completion.model_validate(body, strict=True)
     assert [(choice.index, choice.text) for choice in completion.choices] == [(row, TEXT) for row in range(4)]
     assert [request.prompt for request in scripted.engine.requests[-2:]] == ["One", "Two"]
@@ -22,14 +24,14 @@ def test_each_prompt_has_n_choices_in_order(scripted: Any, openai_spec: Callable
     assert (completion.usage.prompt_tokens, completion.usage.completion_tokens) == (2, 16)
 
 
-def test_the_default_length_is_openais(scripted: Any) -> None:
+def test_the_default_length_is_openais(scripted: Scripted) -> None:
     scripted.post(PATH, prompt="One")
     assert scripted.engine.requests[-1].sampling.max_tokens == 16
     body = scripted.post(PATH, prompt="One", max_tokens=2).json()
     assert (body["choices"][0]["text"], body["choices"][0]["finish_reason"]) == ("The keel", "length")
 
 
-def test_echo_begins_with_the_prompt(scripted: Any) -> None:
+def test_echo_begins_with_the_prompt(scripted: Scripted) -> None:
     assert scripted.post(PATH, prompt="One: ", echo=True).json()["choices"][0]["text"] == "One: " + TEXT
     *chunks, _ = scripted.events(PATH, prompt="One: ", echo=True, n=2)
     for index in (0, 1):
@@ -37,7 +39,7 @@ def test_echo_begins_with_the_prompt(scripted: Any) -> None:
         assert "".join(texts) == "One: " + TEXT
 
 
-def test_chunks_add_up_to_the_completions(scripted: Any, openai_spec: Callable[[str, Any], None]) -> None:
+def test_chunks_add_up_to_the_completions(scripted: Scripted, specification: Specification) -> None:
     options = {"include_usage": True}
     *chunks, usage, end = scripted.events(PATH, prompt=["One", "Two"], stream_options=options)
     assert end == "[DONE]"
@@ -46,13 +48,13 @@ def test_chunks_add_up_to_the_completions(scripted: Any, openai_spec: Callable[[
         assert "".join(choice["text"] for choice in own) == TEXT
         assert [choice["finish_reason"] for choice in own] == [None] * (len(own) - 1) + ["stop"]
     assert (usage["choices"], usage["usage"]["total_tokens"]) == ([], 10)
-    openai_spec("CreateCompletionResponse", usage)
+    specification.check("CreateCompletionResponse", usage)
     for chunk in chunks:  # the type says what the last chunk of a choice says; earlier ones have no reason yet
         chunk["choices"][0]["finish_reason"] = "stop"
         Completion.model_validate(chunk, strict=True)
 
 
-def test_logprobs_are_columns_with_offsets_into_the_text(scripted: Any) -> None:
+def test_logprobs_are_columns_with_offsets_into_the_text(scripted: Scripted) -> None:
     logprobs = scripted.post(PATH, prompt="One", logprobs=2).json()["choices"][0]["logprobs"]
     assert logprobs["tokens"] == ["The", " keel", " is", " oak."]
     assert logprobs["token_logprobs"] == [-0.5] * 4
@@ -80,13 +82,13 @@ def test_logprobs_are_columns_with_offsets_into_the_text(scripted: Any) -> None:
         ({"messages": []}, "messages"),
     ],
 )
-def test_what_cannot_be_obeyed_is_refused_by_name(scripted: Any, fields: dict[str, Any], param: str) -> None:
+def test_what_cannot_be_obeyed_is_refused_by_name(scripted: Scripted, fields: dict[str, Any], param: str) -> None:
     response = scripted.post(PATH, **({"prompt": "One"} | fields))
     assert response.status_code == 400, response.text
     assert response.json()["error"]["param"] == param
 
 
-def test_failures_give_a_status_first_and_an_event_later(scripted: Any) -> None:
+def test_failures_give_a_status_first_and_an_event_later(scripted: Scripted) -> None:
     assert scripted.post(PATH, prompt="fail at once", stream=True).status_code == 502
     events = scripted.events(PATH, prompt="fail late")
     assert events[-1]["error"]["message"] == "the model caught fire"

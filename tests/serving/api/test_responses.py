@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, get_args
 
 import httpx
 import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from openai.types.responses.response_item_list import ResponseItemList
+
+from tests.serving.scripted import Scripted
+from tests.serving.spec import Specification
 
 PATH = "/v1/responses"
 QUESTION = "What is the keel made of?"
@@ -61,19 +63,18 @@ NEVER_NULL = {
     "metadata",
     "text",
 }
-Check = Callable[[str, Any], None]
 
 EVENT_TYPES: dict[str, Any] = {
     get_args(member.model_fields["type"].annotation)[0]: member for member in get_args(get_args(ResponseStreamEvent)[0])
 }
 
 
-def check_response(body: dict[str, Any], openai_spec: Check) -> Response:
+def check_response(body: dict[str, Any], specification: Specification) -> Response:
     """Hold a response against the client's types, the specification and the keys that clients rely on."""
     assert len(KEYS) == 31
     assert set(KEYS) <= set(body)
     assert all(body[key] is not None for key in NEVER_NULL)
-    openai_spec("Response", body if body["usage"] else {key: body[key] for key in body if key != "usage"})
+    specification.check("Response", body if body["usage"] else {key: body[key] for key in body if key != "usage"})
     return Response.model_validate(body, strict=True)
 
 
@@ -81,15 +82,15 @@ def kinds(events: list[dict[str, Any]]) -> list[str]:
     return [event["type"].removeprefix("response.") for event in events]
 
 
-def ask(scripted: Any, content: Any = QUESTION, **fields: Any) -> Any:
+def ask(scripted: Scripted, content: Any = QUESTION, **fields: Any) -> Any:
     response = scripted.post(PATH, input=content, **fields)
     assert response.status_code == 200, response.text
     return response.json()
 
 
-def test_an_answer_is_a_response(scripted: Any, openai_spec: Check) -> None:
+def test_an_answer_is_a_response(scripted: Scripted, specification: Specification) -> None:
     body = ask(scripted, metadata={"a": "b"}, user="ann", temperature=0.5, max_output_tokens=99)
-    response = check_response(body, openai_spec)
+    response = check_response(body, specification)
     assert response.output_text == TEXT
     assert [item.type for item in response.output] == ["message"]
     assert (response.status, response.temperature, response.max_output_tokens) == ("completed", 0.5, 99)
@@ -101,9 +102,9 @@ def test_an_answer_is_a_response(scripted: Any, openai_spec: Check) -> None:
     assert scripted.engine.requests[-1].sampling.max_tokens == 99
 
 
-def test_a_search_cites_files_and_proves_it(scripted: Any, openai_spec: Check) -> None:
+def test_a_search_cites_files_and_proves_it(scripted: Scripted, specification: Specification) -> None:
     body = ask(scripted, tools=[TOOL])
-    response = check_response(body, openai_spec)
+    response = check_response(body, specification)
     call, message = response.output
     assert call.type == "file_search_call"
     assert (call.queries, call.status, call.results) == ([QUESTION], "completed", None)
@@ -119,10 +120,10 @@ def test_a_search_cites_files_and_proves_it(scripted: Any, openai_spec: Check) -
     assert (tool["max_num_results"], tool["ranking_options"]["score_threshold"]) == (8, 0.3)
 
 
-def test_results_are_shown_to_who_asks_for_them(scripted: Any, openai_spec: Check) -> None:
+def test_results_are_shown_to_who_asks_for_them(scripted: Scripted, specification: Specification) -> None:
     asked = ["file_search_call.results"]
     body = ask(scripted, tools=[TOOL | {"max_num_results": 1}], include=asked)
-    call = check_response(body, openai_spec).output[0]
+    call = check_response(body, specification).output[0]
     assert call.type == "file_search_call"
     assert call.results is not None
     (result,) = call.results
@@ -134,7 +135,7 @@ def test_results_are_shown_to_who_asks_for_them(scripted: Any, openai_spec: Chec
         assert scripted.client.get(url, params={name: asked}).json() == body
 
 
-def test_events_come_in_openais_order(scripted: Any, openai_spec: Check) -> None:
+def test_events_come_in_openais_order(scripted: Scripted, specification: Specification) -> None:
     events = scripted.events(PATH, input=QUESTION, tools=[TOOL])
     assert kinds(events) == [
         "created",
@@ -157,9 +158,9 @@ def test_events_come_in_openais_order(scripted: Any, openai_spec: Check) -> None
     for event in events:
         EVENT_TYPES[event["type"]].model_validate(event, strict=True)
         if "response" in event:
-            check_response(event["response"], openai_spec)
+            check_response(event["response"], specification)
         else:
-            openai_spec("ResponseStreamEvent", event)
+            specification.check("ResponseStreamEvent", event)
     assert "".join(event.get("delta", "") for event in events) == TEXT
     final = events[-1]["response"]
     assert final["output"][1] == events[-2]["item"]
@@ -169,7 +170,7 @@ def test_events_come_in_openais_order(scripted: Any, openai_spec: Check) -> None
     assert events[0]["response"]["status"] == "in_progress"
 
 
-def test_a_streamed_response_is_the_whole_one(scripted: Any) -> None:
+def test_a_streamed_response_is_the_whole_one(scripted: Scripted) -> None:
     fields = {"tools": [TOOL], "include": ["message.output_text.logprobs"], "top_logprobs": 1}
     whole = ask(scripted, **fields)
     streamed = scripted.events(PATH, input=QUESTION, **fields)[-1]["response"]
@@ -183,8 +184,8 @@ def test_a_streamed_response_is_the_whole_one(scripted: Any) -> None:
     assert [token["token"] for token in logprobs] == ["The", " keel", " is", " oak."]
 
 
-def test_an_answer_cut_short_is_incomplete(scripted: Any, openai_spec: Check) -> None:
-    response = check_response(ask(scripted, "a long story", max_output_tokens=16), openai_spec)
+def test_an_answer_cut_short_is_incomplete(scripted: Scripted, specification: Specification) -> None:
+    response = check_response(ask(scripted, "a long story", max_output_tokens=16), specification)
     assert response.status == "incomplete"
     assert response.completed_at is None
     assert response.incomplete_details is not None
@@ -195,7 +196,7 @@ def test_an_answer_cut_short_is_incomplete(scripted: Any, openai_spec: Check) ->
     EVENT_TYPES[events[-1]["type"]].model_validate(events[-1], strict=True)
 
 
-def test_follow_ups_bring_the_conversation_but_not_its_instructions(scripted: Any) -> None:
+def test_follow_ups_bring_the_conversation_but_not_its_instructions(scripted: Scripted) -> None:
     first = ask(scripted, instructions="Be brief.")
     second = ask(scripted, "And the mast?", previous_response_id=first["id"])
     third = ask(scripted, "And the sail?", previous_response_id=second["id"], instructions="Rhyme.")
@@ -215,7 +216,7 @@ def test_follow_ups_bring_the_conversation_but_not_its_instructions(scripted: An
     assert broken.json()["error"]["code"] == "previous_response_not_found"
 
 
-def test_output_may_be_sent_back_as_input(scripted: Any) -> None:
+def test_output_may_be_sent_back_as_input(scripted: Scripted) -> None:
     first = ask(scripted, tools=[TOOL], include=["file_search_call.results"])
     content = [{"role": "user", "content": QUESTION}, *first["output"], {"role": "user", "content": "And the mast?"}]
     ask(scripted, content, store=False)
@@ -223,7 +224,7 @@ def test_output_may_be_sent_back_as_input(scripted: Any) -> None:
     assert turns == [("user", QUESTION), ("assistant", TEXT), ("user", "And the mast?")]
 
 
-def test_every_form_of_a_text_message_is_read(scripted: Any) -> None:
+def test_every_form_of_a_text_message_is_read(scripted: Scripted) -> None:
     content = [
         {"role": "developer", "content": "Be brief."},
         {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "One."}], "status": "completed"},
@@ -237,12 +238,12 @@ def test_every_form_of_a_text_message_is_read(scripted: Any) -> None:
     assert [text for _, text in turns] == ["Be brief.", "One.", "Two.", "No.", "Three\nFour"]
 
 
-def test_input_items_are_listed_by_page(scripted: Any, openai_spec: Check) -> None:
+def test_input_items_are_listed_by_page(scripted: Scripted, specification: Specification) -> None:
     content = [{"role": "user", "content": "One."}, {"role": "assistant", "content": "Two."}]
     body = ask(scripted, [*content, {"role": "user", "content": "Three."}])
     url = f"{PATH}/{body['id']}/input_items"
     whole = scripted.client.get(url, params={"order": "asc"}).json()
-    openai_spec("ResponseItemList", whole)
+    specification.check("ResponseItemList", whole)
     ResponseItemList.model_validate(whole)
     assert [item["content"][0]["text"] for item in whole["data"]] == ["One.", "Two.", "Three."]
     assert whole["data"][0]["content"][0]["type"] == "input_text"
@@ -255,7 +256,7 @@ def test_input_items_are_listed_by_page(scripted: Any, openai_spec: Check) -> No
     assert scripted.client.get(url, params={"limit": 0}).status_code == 400
 
 
-def test_a_stored_response_can_be_read_and_deleted(scripted: Any) -> None:
+def test_a_stored_response_can_be_read_and_deleted(scripted: Scripted) -> None:
     body = ask(scripted)
     url = f"{PATH}/{body['id']}"
     assert scripted.client.get(url).json() == body
@@ -266,18 +267,18 @@ def test_a_stored_response_can_be_read_and_deleted(scripted: Any) -> None:
         assert body["id"] in response.json()["error"]["message"]
 
 
-def test_a_streamed_response_is_stored_when_its_end_is_announced(scripted: Any) -> None:
+def test_a_streamed_response_is_stored_when_its_end_is_announced(scripted: Scripted) -> None:
     final = scripted.events(PATH, input=QUESTION)[-1]["response"]
     assert scripted.client.get(f"{PATH}/{final['id']}").json() == final
 
 
-def test_store_false_keeps_nothing(scripted: Any) -> None:
+def test_store_false_keeps_nothing(scripted: Scripted) -> None:
     body = ask(scripted, store=False)
     assert body["store"] is False
     assert scripted.client.get(f"{PATH}/{body['id']}").status_code == 404
 
 
-def test_only_background_responses_could_be_cancelled_or_streamed_again(scripted: Any) -> None:
+def test_only_background_responses_could_be_cancelled_or_streamed_again(scripted: Scripted) -> None:
     url = f"{PATH}/{ask(scripted)['id']}"
     cancelled = scripted.client.post(url + "/cancel")
     assert cancelled.status_code == 400
@@ -286,7 +287,7 @@ def test_only_background_responses_could_be_cancelled_or_streamed_again(scripted
     assert scripted.client.get(url, params={"stream": "true"}).status_code == 400
 
 
-def test_tool_choice_none_answers_without_a_search(scripted: Any) -> None:
+def test_tool_choice_none_answers_without_a_search(scripted: Scripted) -> None:
     body = ask(scripted, tools=[TOOL], tool_choice="none")
     assert [item["type"] for item in body["output"]] == ["message"]
     assert (len(body["tools"]), body["tool_choice"]) == (1, "none")
@@ -296,7 +297,7 @@ def test_tool_choice_none_answers_without_a_search(scripted: Any) -> None:
         assert body["tool_choice"] == choice
 
 
-def test_tokens_of_an_input_are_counted(scripted: Any) -> None:
+def test_tokens_of_an_input_are_counted(scripted: Scripted) -> None:
     counted = scripted.post(f"{PATH}/input_tokens", input="One two", instructions="Three").json()
     assert counted == {"object": "response.input_tokens", "input_tokens": 3}
 
@@ -337,28 +338,35 @@ def test_tokens_of_an_input_are_counted(scripted: Any) -> None:
         ({"n": 2}, "n"),
         ({"previous_response_id": "resp_0"}, "previous_response_id"),
         ({"stream_options": {}}, "stream_options"),
+        ({"input": [{"role": "assistant", "content": "x"}]}, "input"),
+        ({"input": "a \ud800 b"}, None),
+        ({"tools": [TOOL | {"filters": {"type": "eq", "key": "\udfff", "value": 1}}]}, None),
     ],
 )
-def test_what_cannot_be_obeyed_is_refused_by_name(scripted: Any, fields: dict[str, Any], param: str) -> None:
+def test_what_cannot_be_obeyed_is_refused_by_name(
+    scripted: Scripted, fields: dict[str, Any], param: str | None
+) -> None:
     response = scripted.post(PATH, **({"input": QUESTION} | fields))
     assert response.status_code == 400, response.text
     assert response.json()["error"]["param"] == param
 
 
-def test_failures_give_a_status_first_and_a_failed_response_later(scripted: Any, openai_spec: Check) -> None:
+def test_failures_give_a_status_first_and_a_failed_response_later(
+    scripted: Scripted, specification: Specification
+) -> None:
     for stream in (False, True):
         assert scripted.post(PATH, input="fail at once", stream=stream).status_code == 502
-    missing = [TOOL | {"vector_store_ids": ["vs_missing"]}]
-    assert scripted.post(PATH, input=QUESTION, tools=missing, stream=True).status_code == 404
+    missing = scripted.post(PATH, input=QUESTION, tools=[TOOL | {"vector_store_ids": ["vs_missing"]}], stream=True)
+    assert (missing.status_code, missing.json()["error"]["param"]) == (404, "tools[0].vector_store_ids")
     events = scripted.events(PATH, input="fail late")
     assert kinds(events)[-2:] == ["output_text.delta", "failed"]
     failed = events[-1]["response"]
-    check_response(failed, openai_spec)
+    check_response(failed, specification)
     assert failed["error"] == {"code": "server_error", "message": "the model caught fire"}
     assert scripted.client.get(f"{PATH}/{failed['id']}").json()["status"] == "failed"
 
 
-def test_a_client_that_leaves_a_stream_stores_nothing(scripted: Any) -> None:
+def test_a_client_that_leaves_a_stream_stores_nothing(scripted: Scripted) -> None:
     body = {"model": "scripted", "input": "pause", "stream": True}
     with httpx.stream("POST", scripted.base_url + PATH, json=body) as response:
         first = next(line for line in response.iter_lines() if line.startswith("data: "))
