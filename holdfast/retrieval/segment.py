@@ -150,6 +150,8 @@ def _segment(
 
 def _sorted_by_id(segments: Sequence[Segment]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return (segment, row) of every live row, by ascending id."""
+    if not segments:
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
     live = [segment.live_rows() for segment in segments]
     ids = np.concatenate([segment.ids.whole()[rows] for segment, rows in zip(segments, live, strict=True)])
     owners = np.repeat(np.arange(len(segments)), [len(rows) for rows in live])

@@ -1,0 +1,269 @@
+"""An index finds what is near; no result depends on history, threads, batches or whether it was saved."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from holdfast.errors import IntegrityError, InvalidInput, NotFound, ShapeError, StorageError
+from holdfast.kernels.scan import scan_top_k_reference
+from holdfast.retrieval import segment
+from holdfast.retrieval.index import BinaryIndex, SearchResult
+from holdfast.retrieval.rescore import search_exact
+
+DIM = 40
+
+
+def unit_vectors(num_rows: int, dim: int = DIM, seed: int = 0) -> np.ndarray:
+    vectors = np.random.default_rng(seed).standard_normal((num_rows, dim)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def make_index(ids: np.ndarray, vectors: np.ndarray) -> BinaryIndex:
+    index = BinaryIndex(vectors.shape[1])
+    index.add(ids, vectors)
+    return index
+
+
+def assert_same(found: SearchResult, expected: SearchResult) -> None:
+    assert np.array_equal(found.ids, expected.ids)
+    assert np.array_equal(found.scores, expected.scores)
+    assert found.num_scanned == expected.num_scanned
+
+
+def distinct_ids(num: int, seed: int = 0) -> np.ndarray:
+    return np.unique(np.random.default_rng(seed).integers(0, 2**64, num, dtype=np.uint64))
+
+
+def test_a_vector_finds_itself_first() -> None:
+    vectors, ids = unit_vectors(500), distinct_ids(500)
+    found = make_index(ids, vectors).search(vectors, 3)
+    assert np.array_equal(found.ids[:, 0], ids)
+    assert np.allclose(found.scores[:, 0], 1, atol=0.01)
+    assert found.num_scanned == 500
+
+
+def test_with_all_rows_as_candidates_the_order_is_nearly_exact() -> None:
+    vectors, queries = unit_vectors(300, 384), unit_vectors(50, 384, seed=1)
+    found = make_index(np.arange(300, dtype=np.uint64), vectors).search(queries, 10, oversampling=30)
+    rows, scores = search_exact(vectors, queries, 10)
+    assert np.abs(found.scores - scores).max() < 0.003
+    overlap = [len(set(a) & set(b)) for a, b in zip(found.ids.tolist(), rows.tolist(), strict=True)]
+    assert np.mean(overlap) > 9.7
+
+
+def test_candidates_are_the_first_by_codes() -> None:
+    vectors, queries = unit_vectors(300), unit_vectors(20, seed=1)
+    ids = distinct_ids(300)
+    index = make_index(ids, vectors)
+    codes = index.quantiser.encode(vectors).codes
+    _, rows = scan_top_k_reference(codes, ids, index.quantiser.encode_queries(queries).coarse, 15)
+    found = index.search(queries, 10, oversampling=1.5)
+    for line, candidates in zip(found.ids.tolist(), ids[rows].tolist(), strict=True):
+        assert set(line) <= set(candidates)
+        assert len(set(line)) == 10
+
+
+@settings(max_examples=40)
+@given(data=st.data(), seed=st.integers(0, 1000))
+def test_no_result_depends_on_the_history_of_an_index(data: st.DataObject, seed: int) -> None:
+    """Shuffled, added in batches with others that are removed again, saved and loaded midway: one and the same."""
+    random = np.random.default_rng(seed)
+    num_kept, num_removed = data.draw(st.integers(1, 150)), data.draw(st.integers(0, 60))
+    vectors = unit_vectors(num_kept + num_removed, seed=seed)
+    vectors[1::3] = vectors[0]  # equal vectors, so that ids decide
+    ids = random.permutation(distinct_ids(len(vectors), seed))
+    kept = np.arange(num_kept)
+    queries = np.concatenate([vectors[:3], unit_vectors(4, seed=seed + 1)])
+    expected = make_index(ids[kept], vectors[kept]).search(queries, 7, num_threads=1)
+
+    index = BinaryIndex(DIM)
+    todo = random.permutation(len(vectors))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segment, "SMALL_SIZE", data.draw(st.sampled_from([0, 4096])))
+        while len(todo):
+            size = data.draw(st.integers(1, len(todo)))
+            index.add(ids[todo[:size]], vectors[todo[:size]])
+            gone = todo[:size][todo[:size] >= num_kept]
+            if data.draw(st.booleans()):
+                assert index.remove(ids[gone]) == len(gone)
+            if data.draw(st.booleans()):
+                index = BinaryIndex.from_bytes(to_bytes(index))
+            todo = todo[size:]
+        index.remove(ids[num_kept:])
+    assert np.array_equal(index.ids(), np.sort(ids[kept]))
+    assert len(index) == num_kept
+    assert_same(index.search(queries, 7, num_threads=data.draw(st.sampled_from([1, 2, None]))), expected)
+    for row in range(len(queries)):
+        assert np.array_equal(index.search(queries[row : row + 1], 7).scores[0], expected.scores[row])
+    assert to_bytes(index) == to_bytes(make_index(ids[kept], vectors[kept]))
+
+
+def to_bytes(index: BinaryIndex) -> bytes:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        index.save(Path(folder) / "index")
+        return (Path(folder) / "index").read_bytes()
+
+
+@settings(max_examples=40)
+@given(share=st.floats(0, 1), seed=st.integers(0, 1000), parts=st.integers(1, 3))
+def test_a_filter_gives_what_an_index_of_the_allowed_gives(share: float, seed: int, parts: int) -> None:
+    vectors, ids = unit_vectors(200, seed=seed), distinct_ids(200, seed)
+    is_allowed = np.random.default_rng(seed).random(200) < share
+    index = BinaryIndex(DIM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segment, "SMALL_SIZE", 0)
+        for rows in np.array_split(np.arange(200), 2**parts - 1):
+            index.add(ids[rows], vectors[rows])
+    strangers = np.setdiff1d(distinct_ids(300, seed + 1), ids)
+    allowed = np.random.default_rng(seed).permutation(np.concatenate([ids[is_allowed], strangers]))
+    queries = unit_vectors(5, seed=seed + 2)
+    expected = make_index(ids[is_allowed], vectors[is_allowed]).search(queries, 10)
+    assert_same(index.search(queries, 10, allowed_ids=allowed), expected)
+
+
+def test_fewer_rows_than_asked_for_leave_fewer_columns() -> None:
+    index = make_index(np.arange(3, dtype=np.uint64), unit_vectors(3))
+    assert index.search(unit_vectors(2), 10).ids.shape == (2, 3)
+    assert index.search(unit_vectors(2), 10, allowed_ids=np.array([], dtype=np.uint64)).ids.shape == (2, 0)
+    assert BinaryIndex(DIM).search(unit_vectors(2), 10).scores.shape == (2, 0)
+    assert index.search(np.empty((0, DIM), dtype=np.float32), 10).ids.shape == (0, 3)
+
+
+def test_an_id_that_is_there_is_refused_and_nothing_added() -> None:
+    index = make_index(np.array([5, 6], dtype=np.uint64), unit_vectors(2))
+    with pytest.raises(InvalidInput, match="id 6 is in the index already"):
+        index.add(np.array([7, 6], dtype=np.uint64), unit_vectors(2))
+    with pytest.raises(InvalidInput, match="id 8 is given twice"):
+        index.add(np.array([8, 8], dtype=np.uint64), unit_vectors(2))
+    assert index.ids().tolist() == [5, 6]
+
+
+def test_a_removed_id_can_be_added_again() -> None:
+    first, second = unit_vectors(2)
+    index = make_index(np.array([5], dtype=np.uint64), first[None])
+    assert index.remove(np.array([5, 5, 99], dtype=np.uint64)) == 1
+    assert len(index) == 0
+    index.add(np.array([5], dtype=np.uint64), second[None])
+    assert index.search(second[None], 1).scores[0, 0] > 0.99
+
+
+def test_small_additions_make_few_segments() -> None:
+    index = BinaryIndex(DIM)
+    vectors = unit_vectors(2000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segment, "SMALL_SIZE", 8)
+        for row in range(0, 2000, 4):
+            index.add(np.arange(row, row + 4, dtype=np.uint64), vectors[row : row + 4])
+    assert len(index) == 2000
+    assert len(index._segments) <= 10
+
+
+@pytest.mark.parametrize(
+    ("ids", "num_vectors"), [(np.arange(3), 3), (np.arange(3, dtype=np.uint64), 2), (np.zeros((1, 1), np.uint64), 1)]
+)
+def test_ids_that_do_not_fit_are_refused(ids: np.ndarray, num_vectors: int) -> None:
+    with pytest.raises(ShapeError):
+        BinaryIndex(DIM).add(ids, unit_vectors(num_vectors))
+
+
+def test_adding_nothing_changes_nothing() -> None:
+    index = BinaryIndex(DIM)
+    index.add(np.array([], dtype=np.uint64), np.empty((0, DIM), dtype=np.float32))
+    assert len(index) == 0
+    assert index.ids().dtype == np.uint64
+
+
+def test_a_loaded_index_is_added_to_without_being_encoded_again(tmp_path: Path) -> None:
+    vectors, ids = unit_vectors(300), np.arange(300, dtype=np.uint64)
+    make_index(ids[:200], vectors[:200]).save(tmp_path / "index")
+    index = BinaryIndex.load(tmp_path / "index")
+    index.add(ids[200:], vectors[200:])
+    index.remove(ids[:50])
+    assert index._segments[0].is_on_disk
+    assert_same(index.search(vectors[:9], 5), make_index(ids[50:], vectors[50:]).search(vectors[:9], 5))
+
+
+def test_removed_rows_are_not_in_the_next_file(tmp_path: Path) -> None:
+    vectors, ids = unit_vectors(100, 384), np.arange(100, dtype=np.uint64)
+    index = make_index(ids, vectors)
+    index.save(tmp_path / "index")
+    secret = index.quantiser.encode(vectors[40:41]).rows.tobytes()
+    assert secret in (tmp_path / "index").read_bytes()
+    index = BinaryIndex.load(tmp_path / "index")
+    index.remove(ids[40:41])
+    index.save(tmp_path / "index")
+    assert secret not in (tmp_path / "index").read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+def test_the_seed_is_kept_in_the_file(tmp_path: Path) -> None:
+    index = BinaryIndex(DIM, seed=9)
+    index.add(np.arange(50, dtype=np.uint64), unit_vectors(50))
+    index.save(tmp_path / "index")
+    loaded = BinaryIndex.load(tmp_path / "index")
+    assert loaded.quantiser == index.quantiser
+    assert_same(loaded.search(unit_vectors(5), 3), index.search(unit_vectors(5), 3))
+
+
+def test_an_empty_index_can_be_saved(tmp_path: Path) -> None:
+    BinaryIndex(DIM).save(tmp_path / "index")
+    loaded = BinaryIndex.load(tmp_path / "index")
+    loaded.verify()
+    assert len(loaded) == 0
+
+
+def test_searches_see_whole_states_while_others_write() -> None:
+    """Rows come and go in pairs of one add or remove; a search that saw half of one would find an odd number."""
+    index = make_index(np.arange(64, dtype=np.uint64), unit_vectors(64))
+    pairs = unit_vectors(200, seed=3)
+    failures: list[BaseException] = []
+    stop = threading.Event()
+
+    def write() -> None:
+        for row in range(0, 200, 2):
+            ids = np.array([1000 + row, 1001 + row], dtype=np.uint64)
+            index.add(ids, pairs[row : row + 2])
+            if row % 4:
+                index.remove(ids)
+        stop.set()
+
+    def read() -> None:
+        try:
+            while not stop.is_set():
+                found = index.search(pairs[:3], 300)
+                assert found.num_scanned % 2 == 0
+                assert found.ids.shape[1] == found.num_scanned
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=target) for target in (read, read, read, write)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert len(index) == 64 + 100
+
+
+def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        BinaryIndex.load(tmp_path / "nowhere")
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    with pytest.raises(StorageError):
+        make_index(np.arange(3, dtype=np.uint64), unit_vectors(3)).save(tmp_path / "no folder" / "index")
+
+
+def test_codes_of_another_scheme_are_refused() -> None:
+    data = to_bytes(BinaryIndex(DIM)).replace(b"hadamard-sign-1", b"hadamard-sign-2")
+    with pytest.raises(IntegrityError):
+        BinaryIndex.from_bytes(data)
