@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from holdfast.retrieval.chunks import split_sentences
+from holdfast.retrieval.sentences import split_sentences
 from holdfast.serving.engine.protocol import Quote, Source
 from holdfast.serving.prompts import NOT_IN_FILES
 from holdfast.serving.words import content_words

@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from holdfast.retrieval.chunks import split_sentences
 from holdfast.retrieval.embed import Embedder
+from holdfast.retrieval.sentences import split_sentences
 from holdfast.serving.engine.answer_cues import answer_kind, holds_answer
 from holdfast.serving.engine.protocol import Source
 from holdfast.serving.words import content_words

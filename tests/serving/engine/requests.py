@@ -10,7 +10,9 @@ from typing import Any
 from holdfast.serving.engine.protocol import Delta, Engine, EngineRequest, Message, Sampling, Source
 
 
-def make_source(text: str, *, score: float = 0.6, start: int = 0, name: str = "a.txt", heading: str | None = None) -> Source:
+def make_source(
+    text: str, *, score: float = 0.6, start: int = 0, name: str = "a.txt", heading: str | None = None
+) -> Source:
     number = sum(text.encode())
     return Source(number, f"file-{name}", name, text, start, start + len(text), None, heading, score, {})
 

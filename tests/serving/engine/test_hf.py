@@ -16,7 +16,9 @@ QUESTIONS = ["Who built the bridge?", "The tower", "When? " * 30, "a", "by the r
 
 
 async def test_greedy_text_in_a_batch_equals_greedy_text_alone(hf_engine: HfEngine) -> None:
-    requests = [make_request(question, temperature=0.0, max_tokens=8 + 5 * row) for row, question in enumerate(QUESTIONS)]
+    requests = [
+        make_request(question, temperature=0.0, max_tokens=8 + 5 * row) for row, question in enumerate(QUESTIONS)
+    ]
     alone = [(await collect(hf_engine, request)).text() for request in requests]
     together = await asyncio.gather(*(collect(hf_engine, request) for request in requests))
     assert [streamed.text() for streamed in together] == alone
@@ -38,7 +40,9 @@ async def test_requests_join_and_leave_a_running_batch(hf_engine: HfEngine) -> N
 async def test_equal_seeds_give_equal_texts_also_in_a_batch(hf_engine: HfEngine) -> None:
     request = make_request(temperature=0.9, top_p=0.95, seed=7, max_tokens=20)
     alone = (await collect(hf_engine, request)).text()
-    others = [make_request(question, temperature=1.0, seed=row, max_tokens=20) for row, question in enumerate(QUESTIONS)]
+    others = [
+        make_request(question, temperature=1.0, seed=row, max_tokens=20) for row, question in enumerate(QUESTIONS)
+    ]
     together = await asyncio.gather(*(collect(hf_engine, one) for one in [*others, request]))
     assert together[-1].text() == alone
     assert (await collect(hf_engine, make_request(temperature=0.9, seed=8, max_tokens=20))).text() != alone

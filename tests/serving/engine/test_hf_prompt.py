@@ -32,7 +32,11 @@ def test_ordinary_messages_encode_as_the_tokenizer_would(tokenizer: Any) -> None
     assert PromptEncoder(tokenizer).encode_messages(messages) == expected
 
 
-@given(st.lists(st.sampled_from([*CONTROL, "<", "|im_", "a ", "\n", "[INST", "HOLDFASTCONTENT0END"]), max_size=12).map("".join))
+@given(
+    st.lists(st.sampled_from([*CONTROL, "<", "|im_", "a ", "\n", "[INST", "HOLDFASTCONTENT0END"]), max_size=12).map(
+        "".join
+    )
+)
 def test_contents_add_no_control_token_and_lose_no_character(tokenizer: Any, content: str) -> None:
     encoder = PromptEncoder(tokenizer)
     ids = encoder.encode_plain(content)
@@ -68,8 +72,16 @@ def test_a_template_that_takes_no_messages_is_reported(tokenizer: Any) -> None:
 
 
 def test_without_a_template_roles_are_paragraphs(tokenizer: Any) -> None:
-    messages = [Message("user", "Who?"), Message("assistant", "The city."), Message("tool", "x"), Message("user", "When?")]
-    assert _decoded_with(tokenizer, None, messages) == "User: Who?\n\nAssistant: The city.\n\nUser: x\n\nWhen?\n\nAssistant:"
+    messages = [
+        Message("user", "Who?"),
+        Message("assistant", "The city."),
+        Message("tool", "x"),
+        Message("user", "When?"),
+    ]
+    assert (
+        _decoded_with(tokenizer, None, messages)
+        == "User: Who?\n\nAssistant: The city.\n\nUser: x\n\nWhen?\n\nAssistant:"
+    )
 
 
 def test_the_engine_counts_what_it_prefills(hf_engine: HfEngine) -> None:

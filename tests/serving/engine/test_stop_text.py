@@ -11,7 +11,9 @@ LETTERS = st.text(alphabet="ab\n", max_size=24)
 
 
 @given(LETTERS, st.lists(st.text(alphabet="ab\n", min_size=1, max_size=4), max_size=3), st.integers(1, 5))
-def test_text_passed_on_ends_before_the_first_stop_string_however_it_is_cut(text: str, stop: list[str], size: int) -> None:
+def test_text_passed_on_ends_before_the_first_stop_string_however_it_is_cut(
+    text: str, stop: list[str], size: int
+) -> None:
     stream = StopText(stop)
     passed = "".join(stream.feed(text[first : first + size]) for first in range(0, len(text), size)) + stream.flush()
     end = find_stop(text, stop)

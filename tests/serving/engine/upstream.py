@@ -42,7 +42,9 @@ def make_app(engine: HfEngine) -> FastAPI:
         if body["model"] != "tiny":
             return JSONResponse({"error": {"message": f"The model `{body['model']}` does not exist."}}, 404)
         messages = tuple(Message(turn["role"], turn["content"]) for turn in body["messages"])
-        return StreamingResponse(events(EngineRequest(messages, "", (), sampling(body))), media_type="text/event-stream")
+        return StreamingResponse(
+            events(EngineRequest(messages, "", (), sampling(body))), media_type="text/event-stream"
+        )
 
     @app.post("/v1/completions")
     async def completions(http: Request) -> Response:
