@@ -26,7 +26,7 @@ from holdfast.serving.api.sampling import (
     refused,
 )
 from holdfast.serving.api.schemas import Metadata, RequestModel
-from holdfast.serving.api.sse import error_frame, start_stream
+from holdfast.serving.api.sse import JSON_OR_STREAM, error_frame, start_stream
 from holdfast.serving.engine.protocol import Message, Role, Sampling
 
 router = APIRouter(tags=["chat"], dependencies=[JsonOnly])
@@ -171,7 +171,7 @@ def part_text(part: TextPart | RefusalPart | MediaPart, param: str) -> str:
     )
 
 
-@router.post("/v1/chat/completions", summary="Answer a conversation")
+@router.post("/v1/chat/completions", summary="Answer a conversation", responses=JSON_OR_STREAM)
 async def create_chat_completion(body: ChatBody, context: RequestContext) -> Response:
     body.check()
     check_model(body.model, context.service.engine.name)

@@ -18,7 +18,7 @@ from holdfast.errors import InvalidInput
 from holdfast.serving.api.answering import Answer, ask, new_id
 from holdfast.serving.api.context import Context, JsonOnly, RequestContext
 from holdfast.serving.api.sampling import SamplingBody, check_model, check_stream_options, refuse_given, refused
-from holdfast.serving.api.sse import DONE, error_frame, start_stream, to_frame
+from holdfast.serving.api.sse import DONE, JSON_OR_STREAM, error_frame, start_stream, to_frame
 from holdfast.serving.engine.protocol import Delta, FinishReason, Sampling, TokenLogprob
 
 router = APIRouter(tags=["completions"], dependencies=[JsonOnly])
@@ -76,7 +76,7 @@ class CompletionBody(SamplingBody):
         )
 
 
-@router.post("/v1/completions", summary="Continue a text")
+@router.post("/v1/completions", summary="Continue a text", responses=JSON_OR_STREAM)
 async def create_completion(body: CompletionBody, context: RequestContext) -> Response:
     body.check()
     check_model(body.model, context.service.engine.name)

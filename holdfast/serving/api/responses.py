@@ -18,7 +18,7 @@ from holdfast.serving.api.responses_object import new_response
 from holdfast.serving.api.responses_request import RESULTS, Include, InputBody, ResponseBody
 from holdfast.serving.api.sampling import check_model, refused
 from holdfast.serving.api.schemas import Deleted, QueryModel
-from holdfast.serving.api.sse import start_stream
+from holdfast.serving.api.sse import JSON_OR_STREAM, start_stream
 from holdfast.serving.database import Cursor
 from holdfast.serving.engine.protocol import EngineRequest, Message, Sampling
 from holdfast.serving.response_store import ResponseStore
@@ -78,7 +78,9 @@ async def open_store(request: Request, context: RequestContext) -> ResponseStore
 Store = Annotated[ResponseStore, Depends(open_store)]
 
 
-@router.post("", summary="Answer, with citations, and keep the answer", dependencies=[JsonOnly])
+@router.post(
+    "", summary="Answer, with citations, and keep the answer", dependencies=[JsonOnly], responses=JSON_OR_STREAM
+)
 async def create_response(body: ResponseBody, context: RequestContext, store: Store) -> Response:
     body.check()
     service = context.service
@@ -115,8 +117,10 @@ async def count_input_tokens(body: InputBody, context: RequestContext, store: St
 async def get_response(
     response_id: str, query: Annotated[RetrieveQuery, Query()], context: RequestContext, store: Store
 ) -> Response:
-    if query.stream or query.starting_after is not None:
+    if query.stream:
         raise refused("stream", "true", "only responses made in the background can be streamed again")
+    if query.starting_after is not None:
+        raise refused("starting_after", str(query.starting_after), "it belongs to stream")
     response = await asyncio.to_thread(store.get, context.tenant, response_id)
     return JSONResponse(response if query.has_results else without_results(response))
 

@@ -28,6 +28,16 @@ PING_S = 10.0
 logger = logging.getLogger("holdfast.streams")
 
 DONE = format_sse_event(data_str="[DONE]")
+JSON_OR_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer: one object, or with `stream` its events.",
+        "content": {
+            "application/json": {"schema": {"type": "object"}},
+            "text/event-stream": {"schema": {"type": "string"}},
+        },
+    }
+}
+"""what a route that can stream says of its responses"""
 
 
 class EventStream(StreamingResponse):
