@@ -41,7 +41,7 @@ def print_error(error: HoldfastError) -> int:
     """Say in one line what went wrong; return the exit status: 2 for a mistake in the call, else 1."""
     message = " ".join(error.message.split())
     if isinstance(error, Conflict):
-        message += " (if a server holds the data directory, use its API, or choose another --data-dir)"
+        message += " (a running server answers over its API)"
     print(f"holdfast: {message}", file=sys.stderr)
     return USAGE if isinstance(error, InvalidInput) else FAILED
 
