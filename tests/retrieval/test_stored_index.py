@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from holdfast.errors import InvalidInput, StorageError
+from holdfast.retrieval import store, stored_index
+from holdfast.retrieval.chunks import Chunking, Passage
+from holdfast.retrieval.documents import Document
+from holdfast.retrieval.store import DocumentKey
+from holdfast.retrieval.stored_index import StoredIndex, sweep_segments
+
+DIM = 32
+
+
+class OneConnection:
+    """Transactions on one connection, which may be told to refuse the next."""
+
+    def __init__(self) -> None:
+        self.connection = sqlite3.connect(":memory:", isolation_level=None)
+        self.connection.row_factory = sqlite3.Row
+        self.connection.execute("PRAGMA foreign_keys = ON")
+        self.connection.executescript(store.SCHEMA)
+        self.connection.execute("INSERT INTO collections DEFAULT VALUES")
+        self.is_full = False
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        if self.is_full:
+            raise StorageError("the disk is full")
+        with self.connection:
+            self.connection.execute("BEGIN")
+            yield self.connection
+
+    def read(self) -> sqlite3.Connection:
+        return self.connection
+
+
+@pytest.fixture
+def connections() -> Iterator[OneConnection]:
+    connections = OneConnection()
+    yield connections
+    connections.connection.close()
+
+
+@pytest.fixture
+def index(tmp_path: Path, connections: OneConnection) -> StoredIndex:
+    return StoredIndex(1, tmp_path, DIM, connections)
+
+
+def add(index: StoredIndex, connections: OneConnection, rng: np.random.Generator, num_passages: int) -> int:
+    vectors = rng.standard_normal((num_passages, DIM)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    key = DocumentKey("", rng.bytes(32).hex(), ".txt", Chunking(), "model")
+    passages = [Passage(row, row + 1, None, None) for row in range(num_passages)]
+    with index.changing(), connections.write() as connection:
+        document = store.insert_document(connection, key, Document("x" * num_passages, (), "text"), passages, vectors)
+        store.link_document(connection, 1, document)
+        index.add(key.passage_ids(passages), vectors)
+    return document
+
+
+def ids(index: StoredIndex) -> list[int]:
+    with index.reading() as codes:
+        return [int(passage_id) for passage_id in codes.ids()]
+
+
+def expected(connections: OneConnection) -> list[int]:
+    documents = store.list_documents(connections.connection, 1)
+    passage_ids: NDArray[np.uint64] = store.load_passage_ids(connections.connection, documents)
+    return sorted(passage_ids.tolist())
+
+
+def test_what_is_saved_is_loaded_and_what_is_not_is_added(
+    tmp_path: Path, index: StoredIndex, connections: OneConnection, rng: np.random.Generator
+) -> None:
+    add(index, connections, rng, 10)
+    index.save()
+    assert index.verify() == []
+    add(index, connections, rng, 5)
+    assert len(ids(index)) == 15
+    again = StoredIndex(1, tmp_path, DIM, connections)
+    assert ids(again) == ids(index) == expected(connections)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_saving_nothing_new_writes_nothing(
+    tmp_path: Path, index: StoredIndex, connections: OneConnection, rng: np.random.Generator
+) -> None:
+    add(index, connections, rng, 10)
+    index.save()
+    [before] = tmp_path.iterdir()
+    index.save()
+    StoredIndex(1, tmp_path, DIM, connections).save()
+    assert list(tmp_path.iterdir()) == [before]
+
+
+def test_removal_forgets_the_segment_and_large_ones_are_written_again(
+    tmp_path: Path,
+    index: StoredIndex,
+    connections: OneConnection,
+    rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    documents = [add(index, connections, rng, 10) for _ in range(3)]
+    index.save()
+    for document, num_files in zip(documents, (0, 1, 0), strict=True):
+        monkeypatch.setattr(stored_index, "MIN_UNSAVED", 1 if num_files else 1000)
+        index.save()
+        removed = store.load_passage_ids(connections.connection, [document])
+        with index.changing():
+            with connections.write() as connection:
+                store.unlink_documents(connection, 1, [document])
+            index.remove(removed)
+        index.save_if_due()
+        assert len(list(tmp_path.iterdir())) == num_files
+        assert ids(index) == expected(connections)
+    assert ids(index) == []
+
+
+def test_an_exception_while_changing_leaves_what_was_committed(
+    index: StoredIndex, connections: OneConnection, rng: np.random.Generator
+) -> None:
+    add(index, connections, rng, 10)
+    before = ids(index)
+    with pytest.raises(StorageError), index.changing():
+        index.add(np.array([1], dtype=np.uint64), np.eye(1, DIM, dtype=np.float32))
+        raise StorageError("the commit failed")
+    assert ids(index) == before
+    with pytest.raises(InvalidInput), index.changing():
+        index.add(np.array([1], dtype=np.uint64), np.zeros((1, DIM), dtype=np.float32))
+    assert ids(index) == before
+
+
+def test_a_full_disk_costs_the_segment_only(
+    tmp_path: Path,
+    index: StoredIndex,
+    connections: OneConnection,
+    rng: np.random.Generator,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    add(index, connections, rng, 10)
+    connections.is_full = True
+    index.save()
+    assert "no segment written" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+    assert ids(index) == expected(connections)
+    connections.is_full = False
+    index.save()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_verify_compares_the_segment_with_the_database(
+    index: StoredIndex, connections: OneConnection, rng: np.random.Generator
+) -> None:
+    add(index, connections, rng, 10)
+    index.save()
+    connections.connection.execute("UPDATE passages SET id = id + 1 WHERE row = 3")
+    assert "holds other passages" in index.verify()[0]
+
+
+def test_sweeping_keeps_known_segments_only(
+    tmp_path: Path, index: StoredIndex, connections: OneConnection, rng: np.random.Generator
+) -> None:
+    add(index, connections, rng, 10)
+    index.save()
+    [kept] = tmp_path.iterdir()
+    (tmp_path / "1-0000.segment").write_bytes(b"half-written")
+    (tmp_path / ".1-0000.segment.tmp").write_bytes(b"half-written")
+    sweep_segments(tmp_path, connections.connection)
+    assert list(tmp_path.iterdir()) == [kept]
