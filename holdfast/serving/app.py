@@ -166,5 +166,6 @@ def _render_http_exception(error: HTTPException, call: str) -> Response:
         message = f"Invalid URL ({call})"
     if error.status_code == 405:
         message = f"Not allowed: {call}"
-    body = make_error(message, code=HTTP_ERROR_CODES.get(error.status_code))
+    error_type = "invalid_request_error" if error.status_code < 500 else "server_error"
+    body = make_error(message, error_type, code=HTTP_ERROR_CODES.get(error.status_code))
     return JSONResponse(body, error.status_code, error.headers)

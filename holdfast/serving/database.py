@@ -25,7 +25,7 @@ from holdfast.serving.schema import SCHEMA, SCHEMA_VERSION
 
 DATABASE_NAME = "holdfast.sqlite3"
 LOCK_NAME = "lock"
-MAX_PAGE_SIZE = 100
+MAX_PAGE_SIZE = 10_000
 BUSY_TIMEOUT_S = 30.0
 DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 DISK_CODES = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}

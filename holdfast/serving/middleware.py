@@ -28,6 +28,7 @@ PUBLIC_PATHS = re.compile(r"/(health(/live|/ready)?|version|metrics|openapi\.jso
 CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 CLIENT_CLOSED_REQUEST = 499
 NO_TENANT = ""
+SHUTDOWN = "The server is shutting down."
 
 logger = logging.getLogger("holdfast.requests")
 
@@ -90,6 +91,11 @@ class RequestMiddleware:
             await self._run(exchange, body, deadline)
         except ClientDisconnect:
             exchange.is_gone = True
+        except asyncio.CancelledError:  # the server stops, and the time that running requests have is up
+            logger.warning("%s was cut short by the server's shutdown", exchange.request_id)
+            if exchange.status == 0:
+                response = self.render(HTTPException(503, SHUTDOWN), exchange.request_id)
+                await response(exchange.scope, receive, exchange.send)
         except Exception as error:
             if not isinstance(error, (HoldfastError, HTTPException)):
                 logger.exception("%s failed", exchange.request_id)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import uvicorn
 
@@ -43,9 +45,21 @@ def serve(
             server_header=False,
             timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
         )
-        uvicorn.Server(config).run(sockets=[listener])
+        with signals_end_quietly():
+            uvicorn.Server(config).run(sockets=[listener])
     finally:
         listener.close()
+
+
+@contextmanager
+def signals_end_quietly() -> Iterator[None]:
+    """uvicorn raises the signal that stopped it again when it has stopped; a stop that was asked for is no failure."""
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        with suppress(KeyboardInterrupt):
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def bind(host: str, port: int) -> socket.socket:

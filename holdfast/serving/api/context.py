@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -9,9 +11,12 @@ from typing import Annotated
 
 from fastapi import Depends, HTTPException, Request
 
+from holdfast.errors import InvalidInput
 from holdfast.serving.limits import Gate
 from holdfast.serving.metrics import Metrics
 from holdfast.serving.service import Service
+
+HALF_OF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +59,19 @@ async def make_context(request: Request) -> AsyncIterator[Context]:
 
 
 async def require_json(request: Request) -> None:
-    """Refuse a body that is not JSON with 415; use as a dependency of routers whose bodies are JSON."""
+    """Refuse a body that is not JSON with 415, and one with characters that no text can hold with 400.
+
+    Use as a dependency of routers whose bodies are JSON.
+    """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
     if has_body and content_type != "application/json":
         raise HTTPException(415, f"Unsupported content type {content_type!r}: send 'application/json'.")
+    if has_body and HALF_OF_A_PAIR.search(await request.body()):
+        try:
+            json.dumps(await request.json(), ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise InvalidInput("The JSON body holds half of a surrogate pair, which is no character.") from None
 
 
 RequestContext = Annotated[Context, Depends(make_context)]

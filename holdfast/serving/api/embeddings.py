@@ -22,7 +22,7 @@ MAX_INPUTS = 2048
 MAX_TOTAL_TOKENS = 300_000
 MAX_INPUT_TOKENS = 8192
 MAX_INPUT_CHARS = 200_000
-SLICE_TOKENS = 8192
+SLICE_TOKENS = 4096
 
 Tokens = Annotated[list[int], Field(min_length=1)]
 Texts = Annotated[list[str], Field(min_length=1, max_length=MAX_INPUTS)]
