@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_the_old_file(
     with pytest.raises(StorageError, match="No space left"):
         index.save(path)
     assert path.read_bytes() == saved
-    assert os.listdir(tmp_path) == ["index"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_open_index_outlives_the_file_it_was_read_from(saved: bytes, vectors: np.ndarray, tmp_path: Path) -> None:
