@@ -73,7 +73,7 @@ def _page_text(pdf: pypdfium2.PdfDocument, row: int, *, is_repaired: bool) -> st
 
 
 def _with_layout(text_page: pypdfium2.PdfTextPage, text: str, *, is_repaired: bool) -> str:
-    """Return `text` with the empty lines and, where `is_repaired`, the blanks that the layout shows and PDFium omits."""
+    """Return `text` with the empty lines that the layout shows and, where `is_repaired`, the blanks."""
     lines = text.split("\r\n")
     starts = list(itertools.accumulate((len(line) + 2 for line in lines[:-1]), initial=0))
     places = [

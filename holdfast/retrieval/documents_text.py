@@ -43,6 +43,8 @@ def decode_text(data: bytes, declared: str | None = None) -> str:
     for bom, encoding in _BOMS:
         if data.startswith(bom):
             return data[len(bom) :].decode(encoding, errors="replace")
+    if b"\x00" in data and (wide := _utf16_without_mark(data[:_SAMPLE_BYTES])):
+        return data.decode(wide, errors="replace")
     candidates = ["utf-8"] if declared is None else ["utf-8", declared]
     for encoding in reversed(candidates) if b"\x1b" in data else candidates:
         try:
@@ -52,10 +54,15 @@ def decode_text(data: bytes, declared: str | None = None) -> str:
     return data.decode(_guess_encoding(data), errors="replace")
 
 
+def _utf16_without_mark(sample: bytes) -> str | None:
+    """Return the byte order of text whose every second byte is small, as in most scripts that are not East Asian."""
+    num_even, num_odd = (sum(byte <= 8 for byte in sample[first::2]) for first in (0, 1))
+    if max(num_even, num_odd) * 3 < len(sample) or min(num_even, num_odd) * 8 > max(num_even, num_odd):
+        return None
+    return "utf-16-be" if num_even > num_odd else "utf-16-le"
+
+
 def _guess_encoding(data: bytes) -> str:
-    num_even, num_odd = data[:_SAMPLE_BYTES:2].count(0), data[1:_SAMPLE_BYTES:2].count(0)
-    if max(num_even, num_odd) > min(len(data), _SAMPLE_BYTES) // 5:
-        return "utf-16-be" if num_even > num_odd else "utf-16-le"
     decoded = data[:_SAMPLE_BYTES].decode("utf-8", errors="replace")
     num_bad = decoded.count("\ufffd")
     if num_bad * 10 <= sum(char > "\x7f" for char in decoded):

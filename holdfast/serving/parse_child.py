@@ -20,7 +20,11 @@ from holdfast.retrieval.documents import read_document
 from holdfast.serving.parse_process import FRAME, FRAME_MAGIC, read_peak_rss_bytes
 
 _PR_SET_PDEATHSIG = 1
-_FORBIDDEN_EVENTS = ("socket.", "subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.system", "os.kill")
+_FORBIDDEN_EVENTS = (
+    *("socket.", "subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.system", "os.kill"),
+    *("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "shutil."),
+)
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
 def main(arguments: list[str]) -> None:
@@ -72,7 +76,8 @@ def _set_limits(memory_bytes: int, cpu_s: int) -> None:
 
 
 def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
-    if event.startswith(_FORBIDDEN_EVENTS):
+    is_writing = event == "open" and isinstance(arguments[2], int) and bool(arguments[2] & _WRITING)
+    if is_writing or event.startswith(_FORBIDDEN_EVENTS):
         raise PermissionError(f"a document reader may not do this: {event}")
 
 
