@@ -42,6 +42,7 @@ CREATE TABLE document_texts (
 
 CREATE TABLE document_vectors (
     document INTEGER PRIMARY KEY REFERENCES documents (id) ON DELETE CASCADE,
+    ids BLOB NOT NULL,
     vectors BLOB NOT NULL,
     checksum BLOB NOT NULL
 ) STRICT;
@@ -141,12 +142,17 @@ def insert_document(
     ).lastrowid
     assert document_id is not None
     connection.execute("INSERT INTO document_texts VALUES (?, ?, ?)", (document_id, document.text, _checksum(text)))
-    connection.execute("INSERT INTO document_vectors VALUES (?, ?, ?)", (document_id, floats, _checksum(floats)))
-    ids = key.passage_ids(passages).view(np.int64).tolist()
+    ids = key.passage_ids(passages)
+    id_bytes = ids.astype("<u8").tobytes()
+    connection.execute(
+        "INSERT INTO document_vectors VALUES (?, ?, ?, ?)",
+        (document_id, id_bytes, floats, _checksum(id_bytes + floats)),
+    )
+    signed_ids = ids.view(np.int64).tolist()
     connection.executemany(
         "INSERT INTO passages (document, row, id, start, end, page, heading, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         [
-            (document_id, row, ids[row], passage.start, passage.end, passage.page, passage.heading, texts[row])
+            (document_id, row, signed_ids[row], passage.start, passage.end, passage.page, passage.heading, texts[row])
             for row, passage in enumerate(passages)
         ],
     )
@@ -212,14 +218,9 @@ def load_passages(connection: sqlite3.Connection, collection: int, ids: Sequence
 
 def load_passage_ids(connection: sqlite3.Connection, documents: Sequence[int]) -> NDArray[np.uint64]:
     """Return the (N,) passage ids of `documents`, in the documents' order and each by row."""
-    parts = [
-        np.fromiter(
-            (row[0] for row in connection.execute("SELECT id FROM passages WHERE document = ? ORDER BY row", (doc,))),
-            dtype=np.int64,
-        )
-        for doc in documents
-    ]
-    return np.concatenate(parts).view(np.uint64) if parts else np.empty(0, dtype=np.uint64)
+    query = "SELECT ids FROM document_vectors WHERE document = ?"
+    data = b"".join(connection.execute(query, (document,)).fetchone()["ids"] for document in documents)
+    return np.frombuffer(data, dtype="<u8").astype(np.uint64)
 
 
 def load_vectors(connection: sqlite3.Connection, document: int, dim: int) -> NDArray[np.float32]:
@@ -262,7 +263,7 @@ def replace_segment(connection: sqlite3.Connection, collection: int, name: str |
 def check_documents(connection: sqlite3.Connection, dim: int) -> Iterator[str]:
     """Yield one line per fault: checksums of texts and vectors, passages against texts, documents held by nothing."""
     rows = connection.execute(
-        "SELECT d.*, t.text, t.checksum AS text_checksum, v.vectors, v.checksum AS vectors_checksum, "
+        "SELECT d.*, t.text, t.checksum AS text_checksum, v.ids, v.vectors, v.checksum AS vectors_checksum, "
         "EXISTS (SELECT 1 FROM collection_documents c WHERE c.document = d.id) AS is_held "
         "FROM documents d LEFT JOIN document_texts t ON t.document = d.id "
         "LEFT JOIN document_vectors v ON v.document = d.id ORDER BY d.id"
@@ -272,7 +273,7 @@ def check_documents(connection: sqlite3.Connection, dim: int) -> Iterator[str]:
         if row["text"] is None or _checksum(row["text"].encode()) != row["text_checksum"]:
             yield f"{name}: its text is not what was written"
             continue
-        if row["vectors"] is None or _checksum(row["vectors"]) != row["vectors_checksum"]:
+        if row["vectors"] is None or _checksum(row["ids"] + row["vectors"]) != row["vectors_checksum"]:
             yield f"{name}: its vectors are not what was written"
         elif len(row["vectors"]) != 4 * dim * row["num_passages"]:
             yield f"{name}: {len(row['vectors'])} bytes of vectors for {row['num_passages']} passages"

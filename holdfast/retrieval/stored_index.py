@@ -64,21 +64,27 @@ class StoredIndex:
     def reading(self) -> Iterator[BinaryIndex]:
         """The index for searching; it does not change inside, nor does what its passages belong to."""
         while True:
-            self._ensure_loaded()
+            if self._index is None:
+                with self._changes:
+                    self.load()
             with self._lock.reading():
                 if self._index is not None:
                     yield self._index
                     return
 
     @contextmanager
-    def changing(self, *, is_loading: bool = True) -> Iterator[None]:
-        """Keep searches out: `add` before the commit, `remove` after it (`is_loading` False: neither).
+    def changing(self) -> Iterator[None]:
+        """Keep other changes out; searches go on."""
+        with self._changes:
+            yield
+
+    @contextmanager
+    def committing(self) -> Iterator[None]:
+        """Inside `changing`, keep searches out: `add`, commit, or commit, `remove`.
 
         After an exception the index is loaded from the database again, so it is never ahead of it.
         """
-        with self._changes, self._lock.writing():
-            if is_loading and self._index is None:
-                self._load()
+        with self._lock.writing():
             try:
                 yield
             except BaseException:
@@ -86,15 +92,15 @@ class StoredIndex:
                 raise
 
     def add(self, ids: NDArray[np.uint64], vectors: NDArray[np.float32]) -> None:
-        """Add passages that are about to be committed, inside `changing`; raises InvalidInput where that cannot be."""
-        assert self._index is not None
+        """Add passages that are about to be committed; raises InvalidInput where that cannot be."""
+        assert self._index is not None, "load before the rows are changed"
         self._index.add(ids, vectors)
         self._num_unsaved += len(ids)
         self._is_dirty = True
 
     def remove(self, ids: NDArray[np.uint64]) -> None:
-        """Drop passages that a commit deleted, inside `changing`, and the file of a segment that it forgot."""
-        assert self._index is not None
+        """Drop passages that a commit deleted, and the file of a segment that it forgot."""
+        assert self._index is not None, "load before the rows are changed"
         try:
             self._index.remove(ids)
         except IntegrityError as error:
@@ -120,9 +126,7 @@ class StoredIndex:
         with self._changes:
             if not self._is_dirty:
                 return
-            if self._index is None:
-                with self._lock.writing():
-                    self._load()
+            self.load()
             assert self._index is not None
             path = self._folder / f"{self._collection}-{secrets.token_hex(8)}{SEGMENT_SUFFIX}"
             try:
@@ -142,7 +146,7 @@ class StoredIndex:
             self._index = None
 
     def delete_files(self) -> None:
-        """Remove the collection's segment files, inside `changing`, once the collection is deleted."""
+        """Remove the collection's segment files, inside `committing`, once the collection is deleted."""
         self._unlink_all_but(None)
         self._index = BinaryIndex(self._dim)
         self._is_dirty = False
@@ -165,11 +169,11 @@ class StoredIndex:
                 return [f"segment {name}: {error}"]
             return []
 
-    def _ensure_loaded(self) -> None:
+    def load(self) -> None:
+        """Load what is saved and what is not, inside `changing`, unless that is done."""
         if self._index is None:
-            with self._changes, self._lock.writing():
-                if self._index is None:
-                    self._load()
+            with self._lock.writing():
+                self._load()
 
     def _load(self) -> None:
         """Map the saved segment and add what the database has beyond it."""

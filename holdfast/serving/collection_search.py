@@ -53,10 +53,7 @@ def search_passages(
     best = _merge(result, k)
     passages = store.load_passages(connection, collection, [passage_id for passage_id, _ in best])
     files = _cited_files(connection, collection, {passage.document for passage in passages.values()}, predicate)
-    return [
-        _to_source(passages[passage_id], score, files[passages[passage_id].document])
-        for passage_id, score in best
-    ]
+    return [_to_source(passages[passage_id], score, files[passages[passage_id].document]) for passage_id, score in best]
 
 
 def best_sources(found: Sequence[Sequence[Source]], k: int) -> list[Source]:

@@ -1,7 +1,8 @@
 """What is in each vector store: the one place where database and indexes change together.
 
-A change commits while searches of the stores it touches are held off, then brings their indexes in step, so a search
-sees all of a file or nothing. Locks are taken in one order: indexes by ascending number, then the database.
+Searches of the stores that a change touches wait while it commits and their indexes are brought in step, so a search
+sees all of a file or nothing. Locks are taken in one order: changes of indexes by ascending number, the database, and
+last, for the moment of the commit, searches.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ class StoreContents:
             cancelled meanwhile, and nothing is left to do.
         """
         index = self.index(job.store)
-        with index.changing():
+        with index.changing(), ExitStack() as searches_wait:
+            index.load()
             with self._database.write() as connection:
                 if not job.is_queued(connection):
                     return True
@@ -71,10 +73,11 @@ class StoreContents:
                     document = store.insert_document(
                         connection, job.key, parsed.document, parsed.passages, parsed.vectors
                     )
+                job.mark_completed(connection, document)
+                searches_wait.enter_context(index.committing())  # given back after the commit
                 if store.link_document(connection, job.store, document):
                     ids = store.load_passage_ids(connection, [document])
                     index.add(ids, store.load_vectors(connection, document, self._dim))
-                job.mark_completed(connection, document)
         index.save_if_due()
         return True
 
@@ -92,11 +95,12 @@ class StoreContents:
     def delete_store(self, position: int) -> None:
         """Delete a vector store with everything in it."""
         index = self.index(position)
-        with index.changing(is_loading=False):
+        with index.changing(), ExitStack() as searches_wait:
             with self._database.write() as connection:
                 connection.execute("DELETE FROM store_files WHERE store = ?", (position,))
                 connection.execute("DELETE FROM vector_stores WHERE position = ?", (position,))
                 store.delete_collection(connection, position)
+                searches_wait.enter_context(index.committing())
             index.delete_files()
         with self._lock:
             self._indexes.pop(position, None)
@@ -125,6 +129,7 @@ class StoreContents:
         with ExitStack() as locks:
             for index in indexes.values():
                 locks.enter_context(index.changing())
+                index.load()
             with self._database.write() as connection:
                 if not indexes.keys() >= {int(row["store"]) for row in connection.execute(filled, params).fetchall()}:
                     return False
@@ -136,6 +141,8 @@ class StoreContents:
                 connection.execute(f"DELETE FROM store_files WHERE {where}", params)
                 if also is not None:
                     also(connection)
+                for index in indexes.values():
+                    locks.enter_context(index.committing())
             for position, ids in removed.items():
                 indexes[position].remove(ids)
         for index in indexes.values():

@@ -42,9 +42,7 @@ class HashEmbedder:
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
         return [match.span() for match in re.finditer(r"\w+|[^\w\s]", text)]
 
-    def encode(
-        self, texts: Sequence[str], *, progress: Callable[[int], None] | None = None
-    ) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str], *, progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
         for row, text in enumerate(texts):
             for word in re.findall(r"\w+", text.lower()) or [""]:
@@ -53,7 +51,8 @@ class HashEmbedder:
             self.num_encoded += 1
             if progress is not None:
                 progress(1)
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors
 
 
 @dataclass
@@ -89,7 +88,7 @@ class Storage:
 
 
 class OpenStorage(Protocol):
-    def __call__(self, **options: Any) -> Storage: ...
+    def __call__(self, *, embedder: Any = ..., clock: Callable[[], float] | None = ...) -> Storage: ...
 
 
 @pytest.fixture
@@ -133,4 +132,3 @@ def read_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         ingestion, "read_document_in_child", lambda path, name, limits: read_document(path.read_bytes(), name)
     )
-

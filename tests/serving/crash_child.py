@@ -11,16 +11,18 @@ import importlib.util
 import os
 import random
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from holdfast.retrieval import stored_index
-from holdfast.retrieval.documents import read_document
+from holdfast.retrieval.documents import Document, read_document
 from holdfast.serving import ingestion
 from holdfast.serving.collection import Collections, NewFile
 from holdfast.serving.database import Database
 from holdfast.serving.files import Files
+from holdfast.serving.parse_process import ParseLimits
 
 WORDS = ("storm", "harbour", "lantern", "meadow", "granite")
 
@@ -33,27 +35,26 @@ def main(conftest: str, data_dir: str, journal: str) -> None:
         if pid == 0:
             try:
                 _ingest_for_ever(fixtures, Path(data_dir), Path(journal), int(seed), is_parsing_apart == "1")
+            except BaseException:
+                traceback.print_exc()
             finally:
-                os._exit(1)  # only reached on an error, whose traceback is on standard error by now
-        print(pid, flush=True)
+                os._exit(1)  # it does not end by itself unless something is wrong
+        _say(str(pid))
         _, status = os.waitpid(pid, 0)
-        print("dead" if os.WIFSIGNALED(status) else "failed", flush=True)
+        _say("dead" if os.WIFSIGNALED(status) else "failed")
 
 
 def _ingest_for_ever(fixtures: ModuleType, data_dir: Path, journal: Path, seed: int, is_parsing_apart: bool) -> None:
-    try:
-        stored_index.MIN_UNSAVED = 4  # segments are written all the time
-        if not is_parsing_apart:
-            ingestion.read_document_in_child = _read_here  # a process for each file would leave no time to commit
-        storage = _open(fixtures, data_dir)
-        rng = random.Random(seed)
-        with journal.open("a", buffering=1) as notes:
-            storage.ingestion.run_until_idle()
-            for number in range(10**9):
-                _ingest_one(storage, notes, rng, f"{seed}x{number}")
-    except BaseException as error:
-        print(f"child {seed}: {error!r}", file=sys.stderr, flush=True)
-        raise
+    stored_index.MIN_UNSAVED = 4  # segments are written all the time
+    if not is_parsing_apart:
+        # a process for each file would leave no time to commit
+        ingestion.read_document_in_child = _read_here  # type: ignore[attr-defined, assignment]
+    storage = _open(fixtures, data_dir)
+    rng = random.Random(seed)
+    with journal.open("a", buffering=1) as notes:
+        storage.ingestion.run_until_idle()
+        for number in range(10**9):
+            _ingest_one(storage, notes, rng, f"{seed}x{number}")
 
 
 def _ingest_one(storage: Any, notes: Any, rng: random.Random, name: str) -> None:
@@ -73,7 +74,12 @@ def _ingest_one(storage: Any, notes: Any, rng: random.Random, name: str) -> None
         notes.write(f"deleted {file.id} {name}\n")
 
 
-def _read_here(path: Path, filename: str, limits: object) -> Any:
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def _read_here(path: Path, filename: str, limits: ParseLimits) -> Document:
     return read_document(path.read_bytes(), filename)
 
 
@@ -82,7 +88,7 @@ def _open(fixtures: ModuleType, data_dir: Path) -> Any:
     files = Files(database, data_dir)
     embedder = fixtures.HashEmbedder()
     collections = Collections(database, files, embedder, data_dir)
-    worker = ingestion.Ingestion(collections, ingestion.ParseLimits())
+    worker = ingestion.Ingestion(collections, ParseLimits())
     return fixtures.Storage(data_dir, database, files, collections, worker, embedder)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def test_another_tenant_finds_nothing(storage: Any) -> None:
     _, batch = storage.collections.attach("default", "vs_default", [NewFile(file.file_id)], batch=True)
     assert batch is not None
     collections, vectors = storage.collections, storage.embedder.encode(["ships"])
-    for call in (
+    calls: tuple[Callable[[], object], ...] = (
         lambda: collections.get("other", "vs_default"),
         lambda: collections.update("other", "vs_default", name="x"),
         lambda: collections.delete("other", "vs_default"),
@@ -70,7 +71,8 @@ def test_another_tenant_finds_nothing(storage: Any) -> None:
         lambda: collections.cancel_batch("other", "vs_default", batch.id),
         lambda: collections.file_text("other", "vs_default", file.file_id),
         lambda: collections.search("other", "vs_default", vectors, 1),
-    ):
+    )
+    for call in calls:
         with pytest.raises(NotFound):
             call()
     collections.create("other", vector_store_id="vs_other")

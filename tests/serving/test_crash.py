@@ -59,9 +59,14 @@ class Journal:
 @pytest.fixture
 def nursery(tmp_path: Path) -> Iterator[Callable[[int, float], None]]:
     """A function that lets a child work for some seconds, and kills it."""
-    command = [sys.executable, HERE / "crash_child.py", HERE / "conftest.py", tmp_path / "data", tmp_path / "journal"]
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    paths = (HERE / "crash_child.py", HERE / "conftest.py", tmp_path / "data", tmp_path / "journal")
+    with subprocess.Popen(
+        [sys.executable, *(str(path) for path in paths)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
+    ) as process:
 
         def run(seed: int, life_s: float) -> None:
             assert process.stdin is not None

@@ -85,9 +85,13 @@ def test_the_promised_settings_hold_on_the_writer(database: Database) -> None:
 
 
 def test_an_exception_rolls_back(database: Database) -> None:
-    with pytest.raises(ZeroDivisionError), database.write() as connection:
-        connection.execute("INSERT INTO numbers VALUES (1, 'a')")
-        raise ZeroDivisionError
+    def fail() -> None:
+        with database.write() as connection:
+            connection.execute("INSERT INTO numbers VALUES (1, 'a')")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert count(database) == 0
 
 
@@ -140,12 +144,16 @@ def test_purge_leaves_nothing_of_deleted_rows(database: Database, tmp_path: Path
 def test_a_full_disk_commits_nothing_and_says_so(database: Database) -> None:
     with database.write() as connection:
         connection.execute("INSERT INTO numbers VALUES (1, 'a')")
+
+    def fill() -> None:
+        with database.write() as connection:
+            connection.executemany("INSERT INTO numbers VALUES (?, ?)", [(row, "x" * 100_000) for row in range(2, 200)])
+
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))  # writes beyond it fail as on a full disk
     try:
-        with pytest.raises(StorageError, match="cannot write"), database.write() as connection:
-            for number in range(2, 200):
-                connection.execute("INSERT INTO numbers VALUES (?, ?)", (number, "x" * 100_000))
+        with pytest.raises(StorageError, match="cannot write"):
+            fill()
         assert count(database) == 1
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -196,10 +196,11 @@ def test_two_workers_never_take_the_same_file(storage: Any) -> None:
     uploads = [storage.upload(f"{number}.txt", f"Number {number}.") for number in range(3)]
     storage.collections.attach("default", "vs_default", [NewFile(upload.id) for upload in uploads])
     queue = IngestionQueue(storage.database, "hash@0")
-    jobs = [queue.take() for _ in range(4)]
-    assert [job and job.file_id for job in jobs] == [*(upload.id for upload in uploads), None]
+    jobs = [job for _ in range(4) if (job := queue.take()) is not None]
+    assert [job.file_id for job in jobs] == [upload.id for upload in uploads]
     queue.release(jobs[1])
     again = queue.take()
+    assert again is not None
     assert (again.file_id, again.num_attempts) == (uploads[1].id, 2)
 
 

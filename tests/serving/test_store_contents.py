@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from holdfast.retrieval import stored_index
+from holdfast.retrieval.index import BinaryIndex
 from holdfast.retrieval.quantise import Quantiser
 from holdfast.serving.collection import NewFile
 
@@ -155,7 +156,7 @@ def test_opening_reads_no_index(open_storage: Any, monkeypatch: pytest.MonkeyPat
     storage = open_storage()
     storage.ingest("a.txt", "ships")
     storage.close()
-    monkeypatch.setattr(stored_index.BinaryIndex, "load", lambda path: pytest.fail("loaded on opening"))
+    monkeypatch.setattr(BinaryIndex, "load", lambda path: pytest.fail("loaded on opening"))
     open_storage()
 
 
