@@ -31,7 +31,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-START_TIMEOUT_S = 240
+START_TIMEOUT_S = RUN_TIMEOUT_S = 300
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
@@ -125,83 +125,73 @@ def test_a_newcomer_asks_within_ninety_words() -> None:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data directory of the newcomer who follows the docs."""
-    return tmp_path_factory.mktemp("newcomer")
-
-
-@pytest.fixture(scope="module")
-def environment(home: Path) -> dict[str, str]:
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The shell of a newcomer who follows the docs from top to bottom, on one data directory."""
     scripts = Path(sys.executable).parent
-    return {"PATH": f"{scripts}:/usr/bin:/bin", "HOLDFAST_DATA_DIR": str(home / "data"), "HF_HUB_OFFLINE": "1"}
+    data_dir = tmp_path_factory.mktemp("newcomer") / "data"
+    return {"PATH": f"{scripts}:/usr/bin:/bin", "HOLDFAST_DATA_DIR": str(data_dir), "HF_HUB_OFFLINE": "1"}
 
 
 def run(command: list[str], environment: dict[str, str]) -> str:
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=RUN_TIMEOUT_S)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
-def shell_commands(page: str) -> list[list[str]]:
+class TestAgainstTheServer:
+    """What README's first command starts, and the snippets that talk to it."""
+
+    @pytest.fixture(scope="class")
+    def url(self, tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Iterator[str]:
+        """The server of `make serve`, on a free port, once it says that it is ready."""
+        assert blocks("README.md", "sh")[0].strip() == "make serve"
+        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+        recipe = re.search(r"^serve:.*\n\t\$\(BIN\)/(.+)$", makefile, re.MULTILINE)
+        assert recipe
+        command = [sys.executable, "-m", *shlex.split(recipe.group(1))]
+        log = tmp_path_factory.mktemp("server") / "server.log"
+        with log.open("w") as output:
+            server = subprocess.Popen(
+                command, cwd=ROOT, env={**environment, "HOLDFAST_PORT": "0"}, stdout=output, stderr=subprocess.STDOUT
+            )
+        try:
+            deadline = time.monotonic() + START_TIMEOUT_S
+            while "Ready" not in log.read_text():
+                assert server.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, f"not ready after {START_TIMEOUT_S} s:\n{log.read_text()}"
+                time.sleep(0.2)
+            found = re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
+            assert found
+            yield found.group()
+        finally:
+            server.terminate()
+            assert server.wait(30) == 0, log.read_text()
+
+    def test_readme_gets_a_cited_answer(self, url: str, environment: dict[str, str]) -> None:
+        [snippet] = blocks("README.md", "python")
+        printed = run([sys.executable, "-c", snippet.replace(DEFAULT_URL, url)], environment)
+        assert "$6 trillion" in printed
+        assert "'page': 17" in printed
+        assert "dhs-strategic-plan-2020.pdf" in printed
+
+    def test_the_quickstart_runs(self, url: str, environment: dict[str, str]) -> None:
+        snippet = "\n".join(blocks("docs/quickstart.md", "python"))
+        printed = run([sys.executable, "-c", snippet.replace(DEFAULT_URL, url)], environment)
+        assert printed.startswith("completed\n")
+        assert "22 different federal" in printed
+        assert "$6 trillion" in printed
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+def test_commands_run_without_a_server(page: str, environment: dict[str, str]) -> None:
     lines = "\n".join(blocks(page, "sh")).splitlines()
-    return [shlex.split(line, comments=True) for line in lines if line.startswith("holdfast ")]
-
-
-@pytest.fixture(scope="module")
-def url(home: Path, environment: dict[str, str]) -> Iterator[str]:
-    """The server that README's first command starts, on a free port; ready when it says so."""
-    assert blocks("README.md", "sh")[0].strip() == "make serve"
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    recipe = re.search(r"^serve:.*\n\t\$\(BIN\)/(.+)$", makefile, re.MULTILINE)
-    assert recipe
-    log = home / "server.log"
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            [sys.executable, "-m", *shlex.split(recipe.group(1))],
-            cwd=ROOT,
-            env={**environment, "HOLDFAST_PORT": "0", "HOLDFAST_DATA_DIR": str(home / "served")},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while "Ready" not in log.read_text():
-            assert server.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, f"not ready after {START_TIMEOUT_S} s:\n{log.read_text()}"
-            time.sleep(0.2)
-        found = re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
-        assert found
-        yield found.group()
-    finally:
-        server.terminate()
-        assert server.wait(30) == 0, log.read_text()
-
-
-def test_readme_gets_a_cited_answer(url: str, environment: dict[str, str]) -> None:
-    [snippet] = blocks("README.md", "python")
-    printed = run([sys.executable, "-c", snippet.replace(DEFAULT_URL, url)], environment)
-    assert "$6 trillion" in printed
-    assert "'page': 17" in printed
-    assert "dhs-strategic-plan-2020.pdf" in printed
-
-
-def test_the_quickstart_runs_against_the_server(url: str, environment: dict[str, str]) -> None:
-    snippet = "\n".join(blocks("docs/quickstart.md", "python"))
-    printed = run([sys.executable, "-c", snippet.replace(DEFAULT_URL, url)], environment)
-    assert printed.startswith("completed\n")
-    assert "22 different federal" in printed
-    assert "$6 trillion" in printed
+    for command in (shlex.split(line) for line in lines if line.startswith("holdfast ")):
+        printed = run([sys.executable, "-m", *command], environment)
+        if command[1] == "ask":
+            assert "$6 trillion" in printed
+            assert "[1] dhs-strategic-plan-2020.pdf, page 17: “" in printed
 
 
 def test_the_python_page_runs(environment: dict[str, str]) -> None:
     [snippet] = blocks("docs/python.md", "python")
     assert "Department of Homeland Security" in run([sys.executable, "-c", snippet], environment)
-
-
-@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
-def test_commands_run_without_a_server(page: str, environment: dict[str, str]) -> None:
-    for command in shell_commands(page):
-        printed = run([sys.executable, "-m", *command], environment)
-        if command[1] == "ask":
-            assert "$6 trillion" in printed
-            assert "[1] dhs-strategic-plan-2020.pdf, page 17: “" in printed
