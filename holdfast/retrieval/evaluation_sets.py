@@ -65,7 +65,7 @@ def load_evaluation_set(
         else:
             texts = [embedder.truncate(document_text(row)) for row in documents]
             gold = _documents_by_judgement(folder, splits, documents, queries)
-    except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
+    except (OSError, EOFError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InvalidInput(f"{folder} is not an evaluation set: {error!r}", param="folder") from error
     kept = [row for row, found in enumerate(gold) if found]
     if not kept:
