@@ -186,7 +186,8 @@ def test_parsing_from_many_threads_mixes_nothing_up(tmp_path: Path) -> None:
 )
 def test_the_child_may_not(attempt: str, error: str, tmp_path: Path) -> None:
     program = (
-        "import os, socket, subprocess, sys; kept = os.open(sys.argv[2], os.O_WRONLY); from holdfast.serving import parse_child as c; "
+        "import os, socket, subprocess, sys; kept = os.open(sys.argv[2], os.O_WRONLY); "
+        "from holdfast.serving import parse_child as c; "
         f"c._set_limits(512 * 2**20, 5); sys.addaudithook(c._refuse)\ntry:\n {attempt}\n"
         "except Exception as error:\n print(type(error).__name__)"
     )
