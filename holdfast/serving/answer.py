@@ -29,6 +29,7 @@ from holdfast.serving.engine.protocol import (
 )
 from holdfast.serving.followup import is_follow_up, standalone_question, user_question
 from holdfast.serving.prompts import NOT_IN_FILES, rewrite_request
+from holdfast.serving.relevance import relevant_sources
 
 __all__ = [
     "AnswerEvent",
@@ -158,7 +159,7 @@ class Answerer:
             return
         request = replace(request, question=await self._standalone(messages))
         found = await self._find(tenant, request.question, search)
-        relevant = self._relevant(found, search)
+        relevant = self._relevant(found, search, question)
         kept = self._fitting(request, relevant)
         request = replace(request, sources=tuple(kept[row] for row in canonical_order([s.text for s in kept])))
         self._engine.check(request)
@@ -199,12 +200,13 @@ class Answerer:
         )
         return sorted(found, key=_rank)
 
-    def _relevant(self, found: Sequence[Source], search: FileSearch) -> list[Source]:
-        """Return the passages that may answer, best first, each text once."""
-        threshold = self._relevance_threshold if search.score_threshold is None else search.score_threshold
+    def _relevant(self, found: Sequence[Source], search: FileSearch, question: str) -> list[Source]:
+        """Return the passages that may answer, best first, each text once; the request's own threshold decides alone."""
+        if search.score_threshold is None:
+            found = relevant_sources(found, question, self._relevance_threshold)
         by_text: dict[str, Source] = {}
         for source in found:
-            if source.score >= threshold:
+            if source.score >= (search.score_threshold or 0.0):
                 by_text.setdefault(source.text, source)
         return list(by_text.values())
 

@@ -15,6 +15,7 @@ START, END = FILE.index("The Alder"), FILE.index("\n\n")
 BRIDGE = make_source(FILE[START:END], start=START)
 TOWER = make_source("The water tower holds 450 cubic metres. The tower is green.", name="b.txt")
 SOURCES = [TOWER, BRIDGE]
+PARTS = ("The", "bridge", "tower", "was opened", "1932", "1971", "green.", "Maria", "holds\n", "water.")
 
 
 def test_each_sentence_is_cited_from_what_supports_it_best() -> None:
@@ -48,11 +49,7 @@ def test_ties_go_to_the_earlier_source_and_sentence() -> None:
     assert [(quote.source, quote.start) for quote in quotes] == [(0, 0)]
 
 
-@given(
-    st.lists(
-        st.sampled_from(["The", "bridge", "tower", "was", "opened", "1932", "1971", "green.", "Maria", "holds\n", "water."]), max_size=30
-    )
-)
+@given(st.lists(st.sampled_from(PARTS), max_size=30))
 def test_every_citation_quotes_its_file_and_lies_in_the_answer(parts: list[str]) -> None:
     answer = " ".join(parts)
     files = {BRIDGE.file_id: FILE, TOWER.file_id: TOWER.text}

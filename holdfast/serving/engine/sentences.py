@@ -45,15 +45,17 @@ class Sentence:
     score: float = 0.0
 
 
-def best_sentences(
-    question: str, sources: Sequence[Source], embedder: Embedder, *, max_sentences: int = MAX_SENTENCES
-) -> list[Sentence]:
+def best_sentences(question: str, sources: Sequence[Source], embedder: Embedder) -> list[Sentence]:
     """Return the sentences that answer `question`, at least one if the sources hold any, in the order to read them.
 
     The passage with the best sentence comes first, and sentences of one passage stand as they do there. Depends on
     each source's text, heading and score, not on their order (equal scores aside).
     """
-    ranked = rank_sentences(question, sources, embedder)
+    return choose_sentences(rank_sentences(question, sources, embedder))
+
+
+def choose_sentences(ranked: Sequence[Sentence], max_sentences: int = MAX_SENTENCES) -> list[Sentence]:
+    """Return the first of `ranked` that make an answer of at most `MAX_WORDS` words, in the order to read them."""
     chosen: list[Sentence] = []
     num_words = 0
     for sentence in ranked:
