@@ -92,7 +92,9 @@ def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
         version=holdfast.__version__,
         summary="OpenAI-compatible retrieval-augmented generation.",
         lifespan=_run_service,
+        docs_url=None,  # its page would load scripts from the internet
         redoc_url=None,
+        redirect_slashes=False,
         responses={"4XX": {"model": ErrorResponse}, "5XX": {"model": ErrorResponse}},
     )
     limits = (settings.max_concurrent_requests, settings.max_queued_requests)

@@ -24,7 +24,7 @@ from holdfast.serving.metrics import Metrics
 
 UPLOAD_ROUTE = "/v1/files"
 UPLOAD_FIELDS_BYTES = 64 * 1024
-PUBLIC_PATHS = re.compile(r"/(health(/live|/ready)?|version|metrics|openapi\.json|docs)")
+PUBLIC_PATHS = re.compile(r"/(health(/live|/ready)?|version|metrics|openapi\.json)")
 CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 CLIENT_CLOSED_REQUEST = 499
 NO_TENANT = ""
@@ -131,7 +131,7 @@ class RequestMiddleware:
         return self.authenticate(Headers(scope=scope).get("authorization"))
 
     def _body_limit(self, scope: Scope) -> int:
-        is_upload = scope["method"] == "POST" and scope["path"].rstrip("/") == UPLOAD_ROUTE
+        is_upload = scope["method"] == "POST" and scope["path"] == UPLOAD_ROUTE
         return self.max_file_bytes + UPLOAD_FIELDS_BYTES if is_upload else self.max_body_bytes
 
     def _count(self, exchange: Exchange) -> None:

@@ -121,7 +121,7 @@ def test_tenants_do_not_see_each_others_objects(alice: openai.OpenAI, bob: opena
         lambda: bob.vector_stores.delete(store.id),
         lambda: bob.vector_stores.search(store.id, query="code of the safe"),
         lambda: bob.vector_stores.files.list(store.id),
-        lambda: bob.vector_stores.files.create(file.id, vector_store_id=own.id),
+        lambda: bob.vector_stores.files.create(own.id, file_id=file.id),
         lambda: bob.vector_stores.files.content(file.id, vector_store_id=store.id),
         lambda: bob.vector_stores.files.content(file.id, vector_store_id=own.id),
         lambda: bob.vector_stores.file_batches.retrieve(batch.id, vector_store_id=store.id),
