@@ -201,7 +201,7 @@ class Answerer:
         return sorted(found, key=_rank)
 
     def _relevant(self, found: Sequence[Source], search: FileSearch, question: str) -> list[Source]:
-        """Return the passages that may answer, best first, each text once; the request's own threshold decides alone."""
+        """Return the passages that may answer, best first, each text once; the request's own threshold goes alone."""
         if search.score_threshold is None:
             found = relevant_sources(found, question, self._relevance_threshold)
         by_text: dict[str, Source] = {}
