@@ -48,7 +48,7 @@ def search_passages(
     elif len(index) == 0:
         return []
     else:
-        allowed_ids = None if documents is None else np.sort(store.load_passage_ids(connection, documents))
+        allowed_ids = None if documents is None else store.load_passage_ids(connection, documents)
         result = index.search(queries, k, allowed_ids=allowed_ids)
     best = _merge(result, k)
     passages = store.load_passages(connection, collection, [passage_id for passage_id, _ in best])
