@@ -49,7 +49,7 @@ def test_no_drawn_request_makes_the_server_fail(schema: Any, mode: GenerationMod
         if mode is GenerationMode.NEGATIVE and not (operation.body or operation.query):
             continue  # an id is a string, and every string may be one
 
-        @settings(max_examples=EXAMPLES, phases=PHASES, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=EXAMPLES, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck))
         @given(case=operation.as_strategy(generation_mode=mode))
         def call(case: schemathesis.Case) -> None:
             case.call_and_validate(checks=CHECKS, timeout=60)
