@@ -135,7 +135,6 @@ class Answerer:
         search: FileSearch | None,
         sampling: Sampling,
         prompt: str | None = None,
-        is_tool_required: bool = False,
     ) -> AsyncGenerator[AnswerEvent]:
         """Yield Searched (if `search`), then deltas with a Finished per choice, then Done.
 
@@ -151,7 +150,7 @@ class Answerer:
         question = user_question(messages)
         if prompt is None and not question.strip():
             raise InvalidInput("messages hold no user turn with text; the last one is the question", param="messages")
-        request = EngineRequest(tuple(messages), question, (), sampling, prompt, is_tool_required)
+        request = EngineRequest(tuple(messages), question, (), sampling, prompt)
         self._engine.check(request)
         if search is None:
             async for event in self._generate(request, {}):

@@ -33,8 +33,7 @@ class ExtractEngine:
     """Implements `Engine` by quoting.
 
     `temperature`, `top_p`, `seed` and the penalties are accepted and change nothing, since nothing is drawn; `n`
-    choices are `n` times the same answer. Log probabilities, a token bias and required function calls do not exist
-    here and are refused.
+    choices are `n` times the same answer. Log probabilities and a token bias do not exist here and are refused.
     """
 
     name = "extract"
@@ -52,8 +51,6 @@ class ExtractEngine:
         return sum(map(self.count_tokens, [request.question, *(source.text for source in request.sources)]))
 
     def check(self, request: EngineRequest) -> None:
-        if request.is_tool_required:
-            raise InvalidInput("this engine cannot call functions; leave tool_choice at auto", param="tool_choice")
         if request.sampling.logprobs:
             raise InvalidInput("the extract engine quotes files and has no log probabilities", param="logprobs")
         if request.sampling.logit_bias:

@@ -98,8 +98,6 @@ class HfEngine:
         return self._prompts.encode_messages(prompt_messages(request))
 
     def check(self, request: EngineRequest) -> None:
-        if request.is_tool_required:
-            raise InvalidInput("this engine cannot call functions; leave tool_choice at auto", param="tool_choice")
         if request.sampling.n > self._max_rows:
             raise InvalidInput(f"n is {request.sampling.n}; at most {self._max_rows} choices are made", param="n")
         vocab_size = self._model.config.get_text_config().vocab_size

@@ -74,8 +74,6 @@ class EngineRequest:
     sampling: Sampling
     prompt: str | None = None
     """set for plain completions: continue exactly this text, no chat template, no sources"""
-    is_tool_required: bool = False
-    """the caller insists on a function call (`tool_choice` of `required`, or a named function)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +129,7 @@ class Engine(Protocol):
         ...
 
     def check(self, request: EngineRequest) -> None:
-        """Raise InvalidInput for what this engine cannot do (tools, logprobs, ...), before anything is streamed."""
+        """Raise InvalidInput for what this engine cannot do (logprobs, ...), before anything is streamed."""
         ...
 
     def generate(self, request: EngineRequest) -> AsyncGenerator[Delta]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from holdfast.errors import EngineError, InvalidInput
+from holdfast.errors import EngineError
 from holdfast.serving.engine.protocol import DEFAULT_MAX_TOKENS, Delta, EngineRequest, FinishReason, TokenLogprob
 from holdfast.serving.prompts import prompt_messages
 
@@ -61,8 +61,7 @@ class RemoteEngine:
         return sum(self.count_tokens(turn.content) for turn in prompt_messages(request))
 
     def check(self, request: EngineRequest) -> None:
-        if request.is_tool_required:
-            raise InvalidInput("this engine cannot call functions; leave tool_choice at auto", param="tool_choice")
+        return None  # the upstream judges
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[Delta]:
         path = "completions" if request.prompt is not None else "chat/completions"

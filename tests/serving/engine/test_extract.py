@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from holdfast.errors import InvalidInput
@@ -81,7 +79,6 @@ async def test_without_files_it_says_what_it_is_for(engine: ExtractEngine) -> No
     [
         (make_request(logprobs=True), "logprobs"),
         (make_request(logit_bias=((5, 1.0),)), "logit_bias"),
-        (replace(make_request(), is_tool_required=True), "tool_choice"),
     ],
 )
 async def test_what_it_cannot_do_is_refused_by_name(engine: ExtractEngine, request_: EngineRequest, param: str) -> None:

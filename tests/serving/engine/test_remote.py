@@ -15,9 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from holdfast.errors import EngineError, InvalidInput
+from holdfast.errors import EngineError
 from holdfast.serving.engine.hf import HfEngine
-from holdfast.serving.engine.protocol import EngineRequest, Message, Sampling
 from holdfast.serving.engine.remote import RemoteEngine, make_remote_engine, request_body
 from tests.serving.engine.requests import collect, make_request, make_source
 from tests.serving.engine.upstream import API_KEY
@@ -189,10 +188,3 @@ def test_settings_at_their_defaults_are_not_sent() -> None:
     }  # fmt: skip
     full = request_body("m", make_request(seed=1, n=2, stop=("x",), logit_bias=((5, 1.0),), presence_penalty=0.5))
     assert (full["seed"], full["n"], full["stop"], full["logit_bias"]) == (1, 2, ["x"], {"5": 1.0})
-
-
-def test_a_required_function_call_is_refused() -> None:
-    request = EngineRequest((Message("user", "x"),), "x", (), Sampling(), is_tool_required=True)
-    with pytest.raises(InvalidInput) as raised:
-        RemoteEngine("m", "http://127.0.0.1:1/v1", None).check(request)
-    assert raised.value.param == "tool_choice"
