@@ -161,7 +161,7 @@ def clean_filename(name: str) -> str:
     """Return the last part of `name`, without control characters, as a name that can be shown and searched."""
     last = PureWindowsPath(PurePosixPath(name.replace("\0", "")).name).name
     shown = "".join(character for character in last if character.isprintable()).strip()
-    if not shown:
+    if shown in ("", ".", ".."):
         raise InvalidInput("The uploaded file needs a filename.", param=FILE_FIELD)
     if len(shown) > MAX_FILENAME_LEN:
         raise InvalidInput(f"The filename is longer than {MAX_FILENAME_LEN} characters.", param=FILE_FIELD)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def receive(chunks: Sequence[bytes], path: Path, max_file_bytes: int = 10_000_00
 def test_the_file_arrives_whole_however_its_body_is_cut(tmp_path: Path, data: bytes, cuts: list[int]) -> None:
     body = make_body(data)
     edges = sorted({0, len(body), *(cut for cut in cuts if cut < len(body))})
-    chunks = [body[first:last] for first, last in zip(edges, edges[1:], strict=False)]
+    chunks = [body[first:last] for first, last in pairwise(edges)]
     if b"\r\n--edge" in data:
         return
     upload = receive(chunks, tmp_path / "file")
