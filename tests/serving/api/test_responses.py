@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import httpx
+import openai
 import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from openai.types.responses.response_item_list import ResponseItemList
@@ -372,3 +373,28 @@ def test_a_client_that_leaves_a_stream_stores_nothing(scripted: Scripted) -> Non
         first = next(line for line in response.iter_lines() if line.startswith("data: "))
     response_id = httpx.Response(200, text=first.removeprefix("data: ")).json()["response"]["id"]
     assert scripted.client.get(f"{PATH}/{response_id}").status_code == 404
+
+
+def test_a_real_answer_quotes_its_file(client: openai.OpenAI, facts: str, specification: Specification) -> None:
+    tools: Any = [{"type": "file_search", "vector_store_ids": [facts]}]
+    question = "How much can an adult blue whale weigh?"
+    raw = client.responses.with_raw_response.create(model="extract", input=question, tools=tools)
+    body = raw.http_response.json()
+    check_response(body, specification)
+    message = body["output"][1]["content"][0]
+    assert "150 tonnes" in message["text"]
+    for annotation, citation in zip(message["annotations"], body["holdfast"]["citations"], strict=True):
+        assert annotation["index"] == citation["index"]
+        page = client.vector_stores.files.content(citation["file_id"], vector_store_id=facts)
+        text = "".join(part.text or "" for part in page)
+        assert text[citation["start"] : citation["end"]] == citation["quote"]
+        assert citation["quote"] in message["text"]
+    assert {annotation["filename"] for annotation in message["annotations"]} == {"whales.txt"}
+
+
+def test_a_question_that_the_files_do_not_answer_is_declined(client: openai.OpenAI, facts: str) -> None:
+    tools: Any = [{"type": "file_search", "vector_store_ids": [facts]}]
+    response = client.responses.create(model="extract", input="Who painted the ceiling of the chapel?", tools=tools)
+    assert response.output_text == "The files do not say."
+    assert response.to_dict()["holdfast"]["is_answered"] is False  # type: ignore[index]
+    assert response.output[1].content[0].annotations == []  # type: ignore[union-attr]
