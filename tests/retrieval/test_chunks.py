@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 import time
 
 import pytest
@@ -129,3 +130,21 @@ def test_a_megabyte_on_one_line_takes_seconds(embedder: Embedder, text: str) -> 
     passages = split_document(document, embedder.token_offsets, Chunking(800))
     assert time.monotonic() - started < 20
     assert passages[-1].end == len(document.text.rstrip())
+
+
+def pieces_of_four_or_letters(text: str) -> list[tuple[int, int]]:
+    """A tokenizer under which part of a word can give more pieces than the whole."""
+    offsets = []
+    for word in re.finditer(r"\S+", text):
+        size = 4 if len(word[0]) % 4 == 0 else 1
+        offsets += [(place, place + size) for place in range(word.start(), word.end(), size)]
+    return offsets
+
+
+@pytest.mark.parametrize("word_len", [400, 401, 1000])
+def test_a_word_cut_in_two_is_counted_again(word_len: int) -> None:
+    document = one_section("x" * word_len + " end")
+    passages = split_document(document, pieces_of_four_or_letters, Chunking(41))
+    pieces = [document.text[passage.start : passage.end] for passage in passages]
+    assert all(len(pieces_of_four_or_letters(piece)) <= 41 for piece in pieces)
+    assert "".join(pieces).replace(" ", "") == "x" * word_len + "end"
