@@ -25,8 +25,8 @@ AROUND_WEIGHT = 4.0
 CUE_WEIGHT = 2.0
 NEARNESS_WEIGHT = 3.0
 
-MAX_EMBEDDED = 12
-"""sentences embedded for one question: more changed no answer on the held-out questions"""
+MAX_EMBEDDED = 8
+"""sentences embedded for one question: more changed one answer in a thousand of the held-out questions"""
 MAX_SENTENCES = 3
 MAX_WORDS = 60
 """words of an answer, unless its best sentence alone is longer"""
