@@ -19,7 +19,7 @@ from holdfast.retrieval.index import BinaryIndex
 from holdfast.retrieval.rescore import search_exact
 
 NUM_TIMED_SEARCHES = 200
-NUM_TIMED_QUESTIONS = 50
+NUM_TIMED_QUESTIONS = 20
 OVERSAMPLING = 4.0
 
 
