@@ -129,6 +129,7 @@ async def _run_service(app: FastAPI) -> AsyncIterator[None]:
     state = app.state
     if state.service is None:
         state.service = await asyncio.to_thread(Service, state.settings)
+    state.service.observe_search = state.metrics.search_seconds.observe
     state.service.ingestion.start()
     try:
         yield

@@ -5,9 +5,6 @@ One registry for each application, so that several can live in one process. Gaug
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from holdfast.serving.limits import Gate
@@ -76,12 +73,6 @@ class Metrics:
         """Add one request's tokens."""
         self.tokens.labels(model, "prompt").inc(prompt)
         self.tokens.labels(model, "completion").inc(completion)
-
-    @contextmanager
-    def time_search(self) -> Iterator[None]:
-        """Measure one search."""
-        with self.search_seconds.time():
-            yield
 
     def render(self) -> bytes:
         """Return everything in Prometheus's text format."""

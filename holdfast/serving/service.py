@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from holdfast.retrieval.embed import Embedder, make_embedder
@@ -30,6 +31,8 @@ class Service:
     ingestion: Ingestion
     engine: Engine
     answerer: Answerer
+    observe_search: Callable[[float], None]
+    """told the seconds of every search; set by whoever measures"""
 
     def __init__(self, settings: Settings, *, embedder: Embedder | None = None) -> None:
         """Open the data directory and load the models (blocking); `embedder` where it is loaded already.
@@ -38,6 +41,7 @@ class Service:
             Conflict: another process uses the data directory.
         """
         self.settings = settings
+        self.observe_search = lambda seconds: None
         self.database = Database(settings.data_dir)
         try:
             self.embedder = embedder or make_embedder(settings.embedding_model, device=settings.device)
@@ -70,6 +74,7 @@ class Service:
 
         A passage that several stores hold is returned once, as the first of them cites it.
         """
+        started = time.perf_counter()
         vectors = await asyncio.to_thread(self.embedder.encode, list(queries))
         searches = [
             asyncio.to_thread(
@@ -83,7 +88,9 @@ class Service:
             )
             for vector_store_id in vector_store_ids
         ]
-        return best_sources(await asyncio.gather(*searches), max_num_results)
+        sources = best_sources(await asyncio.gather(*searches), max_num_results)
+        self.observe_search(time.perf_counter() - started)
+        return sources
 
     async def close(self) -> None:
         """Stop ingestion, free the engine, save the indexes, close the database."""

@@ -88,15 +88,14 @@ async def search_vector_store(vector_store_id: str, body: SearchRequest, context
     queries = [body.query] if isinstance(body.query, str) else body.query
     options = body.ranking_options or RankingOptions()
     await context.admit_search()
-    with context.metrics.time_search():
-        sources = await context.service.retrieve(
-            context.tenant,
-            [vector_store_id],
-            queries,
-            max_num_results=body.max_num_results,
-            filters=body.filters,
-            score_threshold=options.score_threshold,
-        )
+    sources = await context.service.retrieve(
+        context.tenant,
+        [vector_store_id],
+        queries,
+        max_num_results=body.max_num_results,
+        filters=body.filters,
+        score_threshold=options.score_threshold,
+    )
     with_place = body.holdfast is not None and body.holdfast.evidence
     return SearchPage(
         search_query=queries, data=[to_search_result(source, with_place=with_place) for source in sources]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import openai
 from prometheus_client.parser import text_string_to_metric_families
@@ -40,11 +42,13 @@ def test_requests_are_counted_by_route_and_status(http: httpx.Client) -> None:
 def test_searches_tokens_and_passages_are_counted(http: httpx.Client, client: openai.OpenAI, facts: str) -> None:
     before = read_metrics(http)
     client.vector_stores.search(facts, query="moon")
+    tool: Any = {"type": "file_search", "vector_store_ids": [facts]}
+    client.responses.create(model="extract", input="How large is the moon?", tools=[tool])
     usage = client.embeddings.create(input="one two three", model="all-MiniLM-L6-v2").usage
     after = read_metrics(http)
     nothing: frozenset[tuple[str, str]] = frozenset()
     searches = "holdfast_search_duration_seconds_count", nothing
-    assert after[searches] == before[searches] + 1
+    assert after[searches] == before[searches] + 2
     tokens = "holdfast_tokens_total", frozenset({"model": "all-MiniLM-L6-v2", "kind": "prompt"}.items())
     assert after[tokens] == before.get(tokens, 0) + usage.prompt_tokens
     assert after["holdfast_passages", nothing] >= 3
