@@ -64,6 +64,12 @@ WITHOUT_TEXT = {
     },
 }
 
+KNOWN_MISSES = {
+    "hostile_own/html_deep_50000.html": "missed: nests 50,000 elements, and is refused for it",
+    "pdf20examples/PDF_2.0_UTF-8_string_and_annotation.pdf": "missed: its text is in a note pinned to the page",
+    "tika_tests/testPopupAnnotation.pdf": "missed: its text is in a note pinned to the page",
+}
+
 
 def check() -> None:
     """Assert that a page reads as it looks before anything is timed."""
@@ -81,7 +87,12 @@ def run(quick: bool) -> Result:
     given = [name for name in expected if isinstance(usages[name].outcome, Document)]
     rows: list[dict[str, Value]] = [*_by_format(usages), *costs]
     rows += [
-        {"table": "exceptions", "file": name, "code": _end(usages[name])[1], "why": WITHOUT_TEXT.get(name, "MISSED")}
+        {
+            "table": "exceptions",
+            "file": name,
+            "code": _end(usages[name])[1],
+            "why": (WITHOUT_TEXT | KNOWN_MISSES).get(name, "missed"),
+        }
         for name in usages
         if name in WITHOUT_TEXT or name in set(expected) - set(given)
     ]

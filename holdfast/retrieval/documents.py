@@ -134,7 +134,7 @@ def read_document(data: bytes, filename: str, *, max_chars: int = MAX_TEXT_CHARS
     except (DocumentError, MemoryError):
         raise
     except RecursionError as error:
-        raise DocumentError(f"the {format_name} file is nested too deeply to read", code="malformed") from error
+        raise DocumentError(f"the {format_name} file is nested too deeply to read", code="too_large") from error
     except Exception as error:  # parsers raise nearly anything on damaged input
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise DocumentError(f"the {format_name} file is damaged ({reason})", code="malformed") from error

@@ -162,7 +162,7 @@ def read_json(data: bytes, max_chars: int) -> Document:
     try:
         items = _json_items(text)
     except RecursionError as error:
-        raise DocumentError("the JSON is nested too deeply to read", code="malformed") from error
+        raise DocumentError("the JSON is nested too deeply to read", code="too_large") from error
     except ValueError:
         return read_text(data, max_chars)
     builder = TextBuilder(max_chars)

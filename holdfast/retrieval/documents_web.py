@@ -1,7 +1,7 @@
 """HTML, EPUB and mail to text. Nothing is fetched, and scripts, styles and hidden elements are left out.
 
-HTML is parsed as browsers do, by Lexbor through selectolax. The tree is walked without recursion, since hostile pages
-nest tens of thousands of elements.
+HTML is parsed as browsers do, by Lexbor through selectolax. The tree is walked without recursion. A page that nests
+tens of thousands of elements is refused unparsed: building its tree takes time in the square of the depth.
 """
 
 from __future__ import annotations
@@ -38,6 +38,12 @@ _PARAGRAPHS = _HEADINGS | _tags(
     "details hr body"
 )
 _LINES = _tags("li tr dt dd br caption figcaption legend option summary")
+_UNNESTED = _tags(
+    "area base br col embed hr img input link meta param source track wbr p li dt dd tr td th thead tbody tfoot option "
+    "optgroup colgroup rp rt html head body"
+)
+_MAX_DEPTH = 10_000
+_TAG = re.compile(r"<(/?)([A-Za-z][^\s/>]*)[^>]*?(/?)>")
 _CELLS = frozenset(("td", "th"))
 _BLANKS = re.compile(r"[ \t\n\r\f\v]+")
 _META_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
@@ -61,11 +67,22 @@ def decode_html(data: bytes) -> str:
 
 def add_html(builder: TextBuilder, html: str, page: int | None = None) -> None:
     """Add the visible text of a page to `builder`."""
-    tree = LexborHTMLParser(html)
+    tree = _parse(html)
     title = tree.css_first("title")
     builder.begin_section(page, title.text() if title is not None else None)
     if tree.body is not None:
         _add_body(builder, tree.body, page)
+
+
+def _parse(html: str) -> LexborHTMLParser:
+    depth = deepest = 0
+    for closing, name, empty in _TAG.findall(html):
+        if not empty and name.lower() not in _UNNESTED:
+            depth = max(depth - 1, 0) if closing else depth + 1
+            deepest = max(deepest, depth)
+    if deepest > _MAX_DEPTH:
+        raise DocumentError(f"the HTML nests more than {_MAX_DEPTH:,} elements", code="too_large")
+    return LexborHTMLParser(html)
 
 
 def _add_body(builder: TextBuilder, body: Any, page: int | None) -> None:
@@ -258,6 +275,6 @@ def _body_text(part: Message) -> str:
 
 
 def _add_mail_html(builder: TextBuilder, html: str) -> None:
-    tree = LexborHTMLParser(html)
+    tree = _parse(html)
     if tree.body is not None:
         _add_body(builder, tree.body, None)
