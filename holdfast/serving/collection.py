@@ -12,7 +12,7 @@ import logging
 import re
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from holdfast.serving.vector_store import (
     NewFile,
     StoredFile,
     VectorStore,
+    check_references,
     find_batch,
     find_store,
     find_store_file,
@@ -363,18 +364,3 @@ class Collections:
                 )
         except StorageError as error:
             log.warning("vector store %s: its last use is not noted: %s", row["id"], error)
-
-
-def check_references(connection: sqlite3.Connection) -> Iterator[str]:
-    """Yield one line per file or document whose rows do not fit together."""
-    for row in connection.execute(
-        "SELECT s.position, s.status FROM store_files s WHERE (s.status = 'completed') != (s.document IS NOT NULL) "
-        "OR (s.document IS NOT NULL AND NOT EXISTS (SELECT 1 FROM collection_documents c "
-        "WHERE c.collection = s.store AND c.document = s.document))"
-    ):
-        yield f"vector store file {row['position']}: {row['status']}, but its document is not in the store"
-    for row in connection.execute(
-        "SELECT c.collection, c.document FROM collection_documents c WHERE NOT EXISTS (SELECT 1 FROM store_files s "
-        "WHERE s.store = c.collection AND s.document = c.document)"
-    ):
-        yield f"document {row['document']}: in vector store {row['collection']} without a file"

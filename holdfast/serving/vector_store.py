@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -188,6 +189,21 @@ def is_expired(row: sqlite3.Row, now: int) -> bool:
 
 def to_json(value: dict[str, Any] | None) -> str:
     return json.dumps(value or {}, ensure_ascii=False)
+
+
+def check_references(connection: sqlite3.Connection) -> Iterator[str]:
+    """Yield one line per file or document whose rows do not fit together."""
+    for row in connection.execute(
+        "SELECT s.position, s.status FROM store_files s WHERE (s.status = 'completed') != (s.document IS NOT NULL) "
+        "OR (s.document IS NOT NULL AND NOT EXISTS (SELECT 1 FROM collection_documents c "
+        "WHERE c.collection = s.store AND c.document = s.document))"
+    ):
+        yield f"vector store file {row['position']}: {row['status']}, but its document is not in the store"
+    for row in connection.execute(
+        "SELECT c.collection, c.document FROM collection_documents c WHERE NOT EXISTS (SELECT 1 FROM store_files s "
+        "WHERE s.store = c.collection AND s.document = c.document)"
+    ):
+        yield f"document {row['document']}: in vector store {row['collection']} without a file"
 
 
 def _count(connection: sqlite3.Connection, column: Literal["store", "batch"], position: int) -> FileCounts:
