@@ -1,7 +1,7 @@
 """Drives chat completions, completions and responses with the official `openai` client.
 
 A plain script, because each major version of the client has an environment of its own with nothing else in it:
-`python conformance_generation.py BASE_URL [API_KEY]`. It exits with an AssertionError at the first deviation, and prints
+`python conformance_generation.py BASE_URL [API_KEY]`. It ends with an AssertionError at the first deviation, and prints
 what it did otherwise.
 """
 
@@ -23,15 +23,15 @@ The harbour master collects a fee of three shillings from every visiting ship.
 """
 QUESTION = "Who built the lighthouse at Skerry Point?"
 ANSWER = "Alan Marsh"
-USER = [{"role": "user", "content": QUESTION}]
+USER: Any = [{"role": "user", "content": QUESTION}]
 
 
 class Fixture:
     """A client, the model it asks, and a vector store with one file in it."""
 
     def __init__(self, base_url: str, api_key: str) -> None:
-        self.options = {"base_url": base_url, "api_key": api_key, "max_retries": 0}
-        self.client = OpenAI(**self.options)
+        self.options: dict[str, Any] = {"base_url": base_url, "api_key": api_key, "max_retries": 0}
+        self.client: Any = OpenAI(**self.options)
         self.model = self.client.models.list().data[0].id
         self.file = self.client.files.create(file=("lighthouse.txt", TEXT), purpose="assistants")
         self.store = self.client.vector_stores.create(name="lighthouse")
@@ -59,10 +59,11 @@ def expect(kind: type[openai.APIStatusError], call: Callable[[], Any], param: st
     try:
         call()
     except kind as error:
-        assert error.param == param, (error.param, param)
-        assert error.request_id
-        return
-    raise AssertionError(f"{kind.__name__} was not raised")
+        caught = error
+    else:
+        raise AssertionError(f"{kind.__name__} was not raised")
+    assert caught.param == param, (caught.param, param)
+    assert caught.request_id
 
 
 def check_chat(fixture: Fixture) -> None:

@@ -101,7 +101,7 @@ def test_responses_survive_a_restart(store: ResponseStore, tmp_path: Path) -> No
 
 
 def test_input_items_come_in_pages(store: ResponseStore) -> None:
-    response = {"id": "r", "previous_response_id": None, "output": []}
+    response: dict[str, Any] = {"id": "r", "previous_response_id": None, "output": []}
     store.save("a", response, [message(str(number)) for number in range(5)])
     first = store.input_items("a", "r", Cursor(limit=3, order="asc"))
     assert (texts(first.items), first.has_more) == (["0", "1", "2"], True)

@@ -397,4 +397,5 @@ def test_a_question_that_the_files_do_not_answer_is_declined(client: openai.Open
     response = client.responses.create(model="extract", input="Who painted the ceiling of the chapel?", tools=tools)
     assert response.output_text == "The files do not say."
     assert response.to_dict()["holdfast"]["is_answered"] is False  # type: ignore[index]
-    assert response.output[1].content[0].annotations == []  # type: ignore[union-attr]
+    message: Any = response.output[1]
+    assert message.content[0].annotations == []
