@@ -7,6 +7,7 @@ an answer whose citations are verbatim spans of the files.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -119,7 +120,10 @@ class _Choice:
 
 
 class Answerer:
-    """Answers questions with one engine over one retriever."""
+    """Answers questions with one engine over one retriever.
+
+    Tokens are counted in worker threads: a count may wait for a model that is embedding a file.
+    """
 
     def __init__(self, engine: Engine, retriever: Retriever, *, num_passages: int, relevance_threshold: float) -> None:
         self._engine = engine
@@ -159,7 +163,7 @@ class Answerer:
         request = replace(request, question=await self._standalone(messages))
         found = await self._find(tenant, request.question, search)
         relevant = self._relevant(found, search, question)
-        kept = self._fitting(request, relevant)
+        kept = await asyncio.to_thread(self._fitting, request, relevant)
         request = replace(request, sources=tuple(kept[row] for row in canonical_order([s.text for s in kept])))
         self._engine.check(request)
         num_dropped = len(relevant) - len(kept)
@@ -255,16 +259,17 @@ class Answerer:
                         logprobs=tuple(choice.logprobs),
                     )
         if prompt_tokens is None:
-            prompt_tokens = self._engine.count_prompt_tokens(request)
+            prompt_tokens = await asyncio.to_thread(self._engine.count_prompt_tokens, request)
         yield Done(prompt_tokens, sum(choice.num_tokens for choice in choices), extra)
 
     async def _decline(self, request: EngineRequest, extra: dict[str, Any]) -> AsyncGenerator[AnswerEvent]:
         """Say that the files do not hold the answer; no engine is asked."""
-        num_tokens = self._engine.count_tokens(NOT_IN_FILES)
+        num_tokens = await asyncio.to_thread(self._engine.count_tokens, NOT_IN_FILES)
+        prompt_tokens = await asyncio.to_thread(self._engine.count_prompt_tokens, request)
         for choice in range(request.sampling.n):
             yield Delta(choice, NOT_IN_FILES, num_tokens, finish_reason="stop")
             yield Finished(choice, NOT_IN_FILES, "stop", (), num_tokens)
-        yield Done(self._engine.count_prompt_tokens(request), num_tokens * request.sampling.n, extra)
+        yield Done(prompt_tokens, num_tokens * request.sampling.n, extra)
 
 
 def _rank(source: Source) -> tuple[float, int, str, int]:
