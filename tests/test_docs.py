@@ -138,34 +138,35 @@ def run(command: list[str], environment: dict[str, str]) -> str:
     return done.stdout
 
 
+@pytest.fixture(scope="class")
+def url(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Iterator[str]:
+    """The server of `make serve`, on a free port, once it says that it is ready."""
+    assert blocks("README.md", "sh")[0].strip() == "make serve"
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    recipe = re.search(r"^serve:.*\n\t\$\(BIN\)/(.+)$", makefile, re.MULTILINE)
+    assert recipe
+    command = [sys.executable, "-m", *shlex.split(recipe.group(1))]
+    log = tmp_path_factory.mktemp("server") / "server.log"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            command, cwd=ROOT, env={**environment, "HOLDFAST_PORT": "0"}, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while "Ready" not in log.read_text():
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, f"not ready after {START_TIMEOUT_S} s:\n{log.read_text()}"
+            time.sleep(0.2)
+        found = re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
+        assert found
+        yield found.group()
+    finally:
+        server.terminate()
+        assert server.wait(30) == 0, log.read_text()
+
+
 class TestAgainstTheServer:
     """What README's first command starts, and the snippets that talk to it."""
-
-    @pytest.fixture(scope="class")
-    def url(self, tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Iterator[str]:
-        """The server of `make serve`, on a free port, once it says that it is ready."""
-        assert blocks("README.md", "sh")[0].strip() == "make serve"
-        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-        recipe = re.search(r"^serve:.*\n\t\$\(BIN\)/(.+)$", makefile, re.MULTILINE)
-        assert recipe
-        command = [sys.executable, "-m", *shlex.split(recipe.group(1))]
-        log = tmp_path_factory.mktemp("server") / "server.log"
-        with log.open("w") as output:
-            server = subprocess.Popen(
-                command, cwd=ROOT, env={**environment, "HOLDFAST_PORT": "0"}, stdout=output, stderr=subprocess.STDOUT
-            )
-        try:
-            deadline = time.monotonic() + START_TIMEOUT_S
-            while "Ready" not in log.read_text():
-                assert server.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, f"not ready after {START_TIMEOUT_S} s:\n{log.read_text()}"
-                time.sleep(0.2)
-            found = re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
-            assert found
-            yield found.group()
-        finally:
-            server.terminate()
-            assert server.wait(30) == 0, log.read_text()
 
     def test_readme_gets_a_cited_answer(self, url: str, environment: dict[str, str]) -> None:
         [snippet] = blocks("README.md", "python")
