@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.corpora import EMBEDDING_CACHE, EVAL_DATA, document_text, read_rows
+from benchmarks.corpora import EMBEDDING_CACHE, EVAL_DATA, read_rows
 from benchmarks.results import Result, Target, Value
 from holdfast.retrieval.embed import Embedder, make_embedder
 from holdfast.retrieval.embedding_cache import EmbeddingCache
+from holdfast.retrieval.evaluation_sets import document_text
 from holdfast.retrieval.index import BinaryIndex
 from holdfast.serving.answer import Answerer, Done, FileSearch, Finished
 from holdfast.serving.config import Settings

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-EVAL_DATA = Path(os.environ.get("HOLDFAST_EVAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+EVAL_DATA = Path(os.environ.get("HOLDFAST_EVAL_DATA", Path(__file__).parents[2] / "shared" / "data")).resolve()
 EMBEDDING_CACHE = Path(os.environ.get("HOLDFAST_EVAL_CACHE", Path.home() / ".cache" / "holdfast")) / "embeddings.bin"
 
 
@@ -19,11 +19,6 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for line in lines:
             yield json.loads(line)
-
-
-def document_text(row: dict[str, Any]) -> str:
-    """Title and text joined by a blank, as public benchmarks embed a document."""
-    return f"{row.get('title') or ''} {row['text']}".strip()
 
 
 def book_paragraphs(limit: int) -> list[str]:

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from benchmarks.corpora import EMBEDDING_CACHE, EVAL_DATA, book_paragraphs, document_text, read_rows
+from benchmarks.corpora import EMBEDDING_CACHE, EVAL_DATA, book_paragraphs, read_rows
 from benchmarks.results import Result, Target, Value
 from holdfast.kernels.packing import pack
 from holdfast.kernels.scan import scan_top_k, scan_top_k_reference
 from holdfast.retrieval.embed import Embedder, make_embedder
 from holdfast.retrieval.embedding_cache import EmbeddingCache
 from holdfast.retrieval.evaluate import Report, evaluate, ndcg, recall
-from holdfast.retrieval.evaluation_sets import EvaluationSet, load_evaluation_set, merge_sets
+from holdfast.retrieval.evaluation_sets import EvaluationSet, document_text, load_evaluation_set, merge_sets
 
 SETS = ("scifact", "nq_open_oracle", "squad1_dev_a", "qed_dev", "xquad_r", "legalbench_rag_contractnli")
 QUICK_SETS = ("xquad_r", "qed_dev")

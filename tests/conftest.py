@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from benchmarks.corpora import EVAL_DATA
 from holdfast.retrieval.embed import Embedder, make_embedder
 
 SEED = 20260923
-ROOT = Path(__file__).parents[1]
-EVAL_DATA = Path(os.environ.get("HOLDFAST_EVAL_DATA", ROOT.parent / "shared" / "data")).resolve()
 
 settings.register_profile(
     "holdfast", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -14,7 +14,8 @@ from holdfast.retrieval.embed import Embedder, make_embedder
 
 def test_the_model_cards_two_sentences_have_their_published_similarity(embedder: Embedder) -> None:
     vectors = embedder.encode(["This is an example sentence", "Each sentence is converted"])
-    assert vectors.dtype == np.float32 and vectors.shape == (2, 384)
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (2, 384)
     assert float(vectors[0] @ vectors[1]) == pytest.approx(0.40456, abs=1e-4)
 
 
@@ -54,7 +55,8 @@ def test_progress_counts_every_text_once(embedder: Embedder, monkeypatch: pytest
     monkeypatch.setattr(embed, "SLICE_SIZE", 3)
     seen: list[int] = []
     embedder.encode(["a", "b " * 700, "c", "d"], progress=seen.append)
-    assert sum(seen) == 4 and len(seen) > 1
+    assert sum(seen) == 4
+    assert len(seen) > 1
     assert embedder.encode([]).shape == (0, 384)
 
 

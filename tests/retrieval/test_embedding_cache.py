@@ -17,7 +17,8 @@ def test_a_second_run_reads_what_the_first_embedded(embedder: Embedder, tmp_path
     size = path.stat().st_size
     assert size == 3 * (32 + 4 * embedder.dim)
     again = EmbeddingCache(path, embedder).encode(texts)
-    assert np.array_equal(first, again) and path.stat().st_size == size
+    assert np.array_equal(first, again)
+    assert path.stat().st_size == size
     assert np.array_equal(first[0], first[2])
     assert np.allclose(first, embedder.encode(texts), atol=1e-5)
 
