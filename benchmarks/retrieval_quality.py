@@ -23,7 +23,7 @@ from holdfast.retrieval.evaluation_sets import EvaluationSet, document_text, loa
 SETS = ("scifact", "nq_open_oracle", "squad1_dev_a", "qed_dev", "xquad_r", "legalbench_rag_contractnli")
 QUICK_SETS = ("xquad_r", "qed_dev")
 DISTRACTORS = ("twowiki_corpus", "timeqa_human")
-NUM_BOOK_PARAGRAPHS = 80_000
+NUM_BOOK_PARAGRAPHS = 70_000
 SCIFACT_NDCG = 0.645
 
 
