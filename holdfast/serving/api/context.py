@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -12,11 +11,10 @@ from typing import Annotated
 from fastapi import Depends, HTTPException, Request
 
 from holdfast.errors import InvalidInput
+from holdfast.serving.api.errors import invalid_json
 from holdfast.serving.limits import Gate
 from holdfast.serving.metrics import Metrics
 from holdfast.serving.service import Service
-
-HALF_OF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +57,24 @@ async def make_context(request: Request) -> AsyncIterator[Context]:
 
 
 async def require_json(request: Request) -> None:
-    """Refuse a body that is not JSON with 415, and one with characters that no text can hold with 400.
+    """Refuse a body that is not JSON with 415, and with 400 what Python's reader takes but no JSON text can say.
 
-    Use as a dependency of routers whose bodies are JSON.
+    That is NaN, an infinity, and half of a surrogate pair. Use as a dependency of routers whose bodies are JSON.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
     if has_body and content_type != "application/json":
         raise HTTPException(415, f"Unsupported content type {content_type!r}: send 'application/json'.")
-    if has_body and HALF_OF_A_PAIR.search(await request.body()):
-        try:
-            json.dumps(await request.json(), ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise InvalidInput("The JSON body holds half of a surrogate pair, which is no character.") from None
+    if not has_body:
+        return
+    try:
+        json.dumps(await request.json(), ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        raise InvalidInput("The JSON body holds half of a surrogate pair, which is no character.") from None
+    except json.JSONDecodeError:
+        raise invalid_json() from None
+    except (ValueError, RecursionError):
+        raise InvalidInput("The JSON body holds a number out of range, or nests too deeply.") from None
 
 
 RequestContext = Annotated[Context, Depends(make_context)]

@@ -59,10 +59,15 @@ def to_invalid_input(error: RequestValidationError) -> InvalidInput:
     return _describe(fault, param or None)
 
 
+def invalid_json() -> InvalidInput:
+    """Return the error for a body that is not JSON."""
+    return InvalidInput("We could not parse the JSON body of your request.", code="invalid_json")
+
+
 def _describe(fault: dict[str, Any], param: str | None) -> InvalidInput:
     kind = fault["type"]
     if kind == "json_invalid":
-        return InvalidInput("We could not parse the JSON body of your request.", code="invalid_json")
+        return invalid_json()
     if param is None:
         return InvalidInput("The body of this request must be a JSON object.", code="invalid_type")
     if kind == "extra_forbidden":

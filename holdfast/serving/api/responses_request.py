@@ -10,14 +10,13 @@ from holdfast.errors import InvalidInput
 from holdfast.serving.answer import FileSearch
 from holdfast.serving.api.responses_items import InputItem
 from holdfast.serving.api.sampling import (
-    GenerationBody,
     ServiceTier,
     StreamOptions,
     check_stream_options,
     refuse_given,
     refused,
 )
-from holdfast.serving.api.schemas import Metadata, RequestModel
+from holdfast.serving.api.schemas import Metadata, RequestModel, StoreIds
 from holdfast.serving.engine.protocol import Sampling
 
 RESULTS = "file_search_call.results"
@@ -48,7 +47,7 @@ class FileSearchTool(RequestModel):
     """Search these vector stores before answering."""
 
     type: Literal["file_search"]
-    vector_store_ids: list[str] = Field(min_length=1)
+    vector_store_ids: StoreIds
     filters: dict[str, Any] | None = None
     max_num_results: int | None = Field(None, ge=1, le=50)
     ranking_options: RankingOptions | None = None
@@ -96,7 +95,7 @@ class Reasoning(RequestModel):
     generate_summary: str | None = None
 
 
-class InputBody(GenerationBody):
+class InputBody(RequestModel):
     """What the conversation is made of, whether to answer it or to count its tokens."""
 
     model: str | None = None

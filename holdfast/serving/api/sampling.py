@@ -6,33 +6,20 @@ that names it; docs/responses.md has the table. Fields unknown to OpenAI are ref
 
 from __future__ import annotations
 
-import json
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field
 
 from holdfast.errors import InvalidInput, NotFound
 from holdfast.serving.answer import FileSearch
-from holdfast.serving.api.schemas import RequestModel
+from holdfast.serving.api.schemas import RequestModel, StoreIds
 from holdfast.serving.engine.protocol import Sampling
 
 StopString = Annotated[str, Field(min_length=1)]
 ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"]
 INT64 = 2**63
-
-
-class GenerationBody(RequestModel):
-    """A request for an answer, all text of which can be written as UTF-8."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_text(cls, value: Any) -> Any:
-        """JSON can spell half a character (a lone surrogate), which no tokenizer and no file can hold."""
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise InvalidInput("The request has text that is not valid Unicode: a lone surrogate.") from None
-        return value
+TOKEN_ID = re.compile(r"[0-9]{1,18}")
 
 
 class StreamOptions(RequestModel):
@@ -47,7 +34,7 @@ class CompletionStreamOptions(StreamOptions):
     include_usage: bool | None = None
 
 
-class SamplingBody(GenerationBody):
+class SamplingBody(RequestModel):
     """What both kinds of completions take."""
 
     model: str
@@ -88,7 +75,7 @@ class SamplingBody(GenerationBody):
 class SearchOptions(RequestModel):
     """The `holdfast` object of a chat completion request: what to search before answering."""
 
-    vector_store_ids: list[str] = Field(min_length=1)
+    vector_store_ids: StoreIds
     filters: dict[str, Any] | None = None
     max_num_results: int | None = Field(None, ge=1, le=50)
     score_threshold: float | None = Field(None, ge=0, le=1)
@@ -100,8 +87,8 @@ class SearchOptions(RequestModel):
 def to_logit_bias(bias: dict[str, float] | None) -> tuple[tuple[int, float], ...]:
     """Token ids are the keys of a JSON object, hence strings."""
     for key in bias or {}:
-        if not key.isascii() or not key.isdigit():
-            raise InvalidInput(f"logit_bias has the key {key!r}; keys are token ids.", param="logit_bias")
+        if not TOKEN_ID.fullmatch(key):
+            raise InvalidInput(f"logit_bias has the key {key!r:.80}; keys are token ids.", param="logit_bias")
     return tuple(sorted((int(key), value) for key, value in (bias or {}).items()))
 
 

@@ -38,6 +38,9 @@ class QueryModel(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+StoreIds = Annotated[list[str], Field(min_length=1, max_length=20)]
+"""the vector stores that one answer searches"""
+
 Metadata = Annotated[
     dict[Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=512)]],
     Field(max_length=16, description="Up to 16 pairs: keys of up to 64, values of up to 512 characters."),

@@ -15,6 +15,7 @@ from holdfast.errors import InvalidInput, StorageError
 
 FILE_FIELD = "file"
 MAX_FIELDS_BYTES = 64 * 1024
+MAX_PARTS = 16
 MAX_FILENAME_LEN = 255
 WRITE_BYTES = 1024 * 1024
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -42,8 +43,8 @@ async def receive_upload(request: Request, path: Path, max_file_bytes: int) -> U
         raise HTTPException(415, "Unsupported content type: send the file as 'multipart/form-data'.")
     if not options.get(b"boundary"):
         raise InvalidInput("The content type of a multipart body must name its boundary.")
-    reader = UploadReader(options[b"boundary"], max_file_bytes)
     try:
+        reader = UploadReader(options[b"boundary"], max_file_bytes)
         with await asyncio.to_thread(path.open, "wb") as file:
             async for chunk in request.stream():
                 reader.feed(chunk)
@@ -66,6 +67,7 @@ class UploadReader:
         self.unwritten = bytearray()
         self._max_file_bytes = max_file_bytes
         self._upload = Upload()
+        self._num_parts = 0
         self._has_file = False
         self._is_over = False
         self._header_name = b""
@@ -106,6 +108,9 @@ class UploadReader:
         return self._upload
 
     def _begin_part(self) -> None:
+        self._num_parts += 1
+        if self._num_parts > MAX_PARTS:
+            raise HTTPException(413, f"The multipart body has more than {MAX_PARTS} parts.")
         self._disposition = {}
 
     def _add_header_name(self, data: bytes, start: int, end: int) -> None:

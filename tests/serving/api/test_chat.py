@@ -175,6 +175,8 @@ TOOL_TURNS = [*QUESTION, {"role": "tool", "content": "4", "tool_call_id": "c"}]
         ({"seed": 2**63}, "seed"),
         ({"seed": 13}, "seed"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"9" * 5000: 1}}, "logit_bias"),
+        ({"holdfast": {"vector_store_ids": ["vs_a"] * 21}}, "holdfast.vector_store_ids"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"response_format": {"type": "json_object"}}, "response_format.type"),

@@ -341,6 +341,7 @@ def test_tokens_of_an_input_are_counted(scripted: Scripted) -> None:
         ({"stream_options": {}}, "stream_options"),
         ({"input": [{"role": "assistant", "content": "x"}]}, "input"),
         ({"input": "a \ud800 b"}, None),
+        ({"tools": [TOOL | {"vector_store_ids": ["vs_a"] * 21}]}, "tools[0].vector_store_ids"),
         ({"tools": [TOOL | {"filters": {"type": "eq", "key": "\udfff", "value": 1}}]}, None),
     ],
 )

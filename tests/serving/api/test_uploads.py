@@ -25,14 +25,16 @@ def make_body(data: bytes) -> bytes:
     )
 
 
-def receive(chunks: Sequence[bytes], path: Path, max_file_bytes: int = 10_000_000) -> Upload:
+def receive(
+    chunks: Sequence[bytes], path: Path, max_file_bytes: int = 10_000_000, boundary: bytes = b"edge"
+) -> Upload:
     """Feed `chunks` through a request, as a server would."""
     messages = iter([{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks])
 
     async def next_message() -> dict[str, object]:
         return next(messages, {"type": "http.request", "body": b"", "more_body": False})
 
-    headers = [(b"content-type", b"multipart/form-data; boundary=edge")]
+    headers = [(b"content-type", b"multipart/form-data; boundary=" + boundary)]
     request = Request({"type": "http", "method": "POST", "headers": headers}, next_message)
     return asyncio.run(receive_upload(request, path, max_file_bytes))
 
@@ -62,9 +64,18 @@ def test_limits_hold_for_the_file_and_for_the_fields(tmp_path: Path) -> None:
     with pytest.raises(HTTPException) as caught:
         receive([make_body(b"x" * 101)], tmp_path / "file", 100)
     assert caught.value.status_code == 413
+    empty = b'--edge\r\nContent-Disposition: form-data; name="%d"\r\n\r\n\r\n'
+    with pytest.raises(HTTPException) as caught:
+        receive([b"".join(empty % row for row in range(17)) + make_body(b"x")], tmp_path / "file")
+    assert caught.value.status_code == 413
     with pytest.raises(HTTPException) as caught:
         receive([make_body(b"x").replace(b"assistants", b"a" * 70_000)], tmp_path / "file")
     assert caught.value.status_code == 413
+
+
+def test_a_boundary_too_long_to_be_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="malformed"):
+        receive([make_body(b"x")], tmp_path / "file", boundary=b"e" * 300)
 
 
 def test_a_full_disk_is_said_plainly() -> None:
