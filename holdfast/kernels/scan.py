@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.errors import ShapeError
-from holdfast.kernels.packing import BLOCK_SIZE, num_blocks, num_code_bytes, pack_mask, unpack, unpack_mask
+from holdfast.kernels.packing import BLOCK_SIZE, num_blocks, num_code_bytes, pack, pack_mask, unpack, unpack_mask
 
 CHUNK_BLOCKS = 1024  # 32,768 codes: 1.5 MiB at 384 bits, and the unit of work of a thread
 QUERY_GROUP = 16
@@ -79,6 +79,11 @@ def scan_top_k(
             list(pool.map(scan_part, parts))
     shape = (num_queries, num_chunks * top_k)
     return _best(scores.swapaxes(0, 1).reshape(shape), rows.swapaxes(0, 1).reshape(shape), ids, top_k)
+
+
+def warm_up() -> None:
+    """Compile the kernel, or load what was compiled, ahead of the first scan: seconds, or a fraction of one."""
+    scan_top_k(pack(np.ones((1, 8), dtype=np.bool_)), np.zeros(1, dtype=np.uint64), np.ones((1, 8), dtype=np.int8), 1)
 
 
 def scan_top_k_reference(

@@ -122,7 +122,7 @@ class _Choice:
 class Answerer:
     """Answers questions with one engine over one retriever.
 
-    Tokens are counted in worker threads: a count may wait for a model that is embedding a file.
+    Tokens are counted in worker threads: long prompts take time, and a model may be busy embedding a file.
     """
 
     def __init__(self, engine: Engine, retriever: Retriever, *, num_passages: int, relevance_threshold: float) -> None:
@@ -155,7 +155,7 @@ class Answerer:
         if prompt is None and not question.strip():
             raise InvalidInput("messages hold no user turn with text; the last one is the question", param="messages")
         request = EngineRequest(tuple(messages), question, (), sampling, prompt)
-        self._engine.check(request)
+        await asyncio.to_thread(self._engine.check, request)
         if search is None:
             async for event in self._generate(request, {}):
                 yield event
@@ -165,7 +165,7 @@ class Answerer:
         relevant = self._relevant(found, search, question)
         kept = await asyncio.to_thread(self._fitting, request, relevant)
         request = replace(request, sources=tuple(kept[row] for row in canonical_order([s.text for s in kept])))
-        self._engine.check(request)
+        await asyncio.to_thread(self._engine.check, request)
         num_dropped = len(relevant) - len(kept)
         yield Searched((request.question,), tuple(found), num_dropped)
         extra = {"is_answered": bool(kept), "num_dropped": num_dropped}
@@ -183,7 +183,7 @@ class Answerer:
             return by_rules
         request = rewrite_request(messages)
         try:
-            self._engine.check(request)
+            await asyncio.to_thread(self._engine.check, request)
             deltas = self._engine.generate(request)
             async with aclosing(deltas):
                 rewritten = "".join([delta.text async for delta in deltas])

@@ -26,6 +26,7 @@ from holdfast.errors import (
     StorageError,
     Unauthenticated,
 )
+from holdfast.kernels.scan import warm_up
 from holdfast.serving.api import (
     chat,
     completions,
@@ -131,9 +132,11 @@ async def _run_service(app: FastAPI) -> AsyncIterator[None]:
         state.service = await asyncio.to_thread(Service, state.settings)
     state.service.observe_search = state.metrics.search_seconds.observe
     state.service.ingestion.start()
+    warming = asyncio.create_task(asyncio.to_thread(warm_up))  # else the first search would wait for the compiler
     try:
         yield
     finally:
+        await warming
         await state.service.close()
         state.api_keys.close()
 

@@ -147,9 +147,10 @@ class Collections:
         expires_after_days: int | None = None,
         clear_expiry: bool = False,
     ) -> VectorStore:
-        """Change what is given and leave the rest."""
+        """Change what is given and leave the rest. Conflict once it has expired: that cannot be undone."""
         with self.database.write() as connection:
             row = find_store(connection, tenant, vector_store_id)
+            self._refuse_expired(row)
             connection.execute(
                 "UPDATE vector_stores SET name = ?, metadata = ?, expires_after_days = ?, last_active_at = ? "
                 "WHERE position = ?",
@@ -261,12 +262,12 @@ class Collections:
 
     def file_text(self, tenant: str, vector_store_id: str, file_id: str) -> str:
         """Return the extracted text that citations' offsets point into. Conflict until the file is completed."""
-        connection = self.database.read()
-        position = find_store(connection, tenant, vector_store_id)["position"]
-        row = find_store_file(connection, position, file_id)
-        if row["status"] != "completed":
-            raise Conflict(f"file {file_id!r} is {row['status']}; its text is there once it is completed")
-        return store.load_text(connection, row["document"])
+        with self.database.snapshot() as connection:
+            position = find_store(connection, tenant, vector_store_id)["position"]
+            row = find_store_file(connection, position, file_id)
+            if row["status"] != "completed":
+                raise Conflict(f"file {file_id!r} is {row['status']}; its text is there once it is completed")
+            return store.load_text(connection, row["document"])
 
     # search
 
@@ -296,8 +297,7 @@ class Collections:
         index = self.contents.index(row["position"])
         for is_last_try in (False, True):
             try:
-                with index.reading() as codes:
-                    connection = self.database.read()
+                with index.reading() as codes, self.database.snapshot() as connection:
                     find_store(connection, tenant, vector_store_id)
                     sources = search_passages(
                         connection, row["position"], None if exact else codes, query_vectors, k, predicate

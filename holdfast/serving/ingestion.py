@@ -2,7 +2,7 @@
 
 The queue is the rows with status `in_progress`, so it survives a crash: on start they are taken up again, at most
 `MAX_ATTEMPTS` times each. Documents known by content are not parsed or embedded again. Nothing is locked while a file
-is read or embedded. When there is nothing to do, uploads and vector stores whose time has passed are deleted.
+is read or embedded. Between files, and when there is nothing to do, what has expired is deleted.
 """
 
 from __future__ import annotations
@@ -110,6 +110,7 @@ class Ingestion:
         self._threads.clear()
 
     def _work(self) -> None:
+        next_sweep = 0.0
         while not self._stopping.is_set():
             num_wakes = self._num_wakes
             wait_s = IDLE_S
@@ -117,10 +118,12 @@ class Ingestion:
                 job = self._queue.take()
                 if job is not None:
                     self._ingest(job)
-                    self.stall = None
-                    continue
-                self._collections.delete_expired()
+                if job is None or time.monotonic() >= next_sweep:
+                    next_sweep = time.monotonic() + IDLE_S
+                    self._collections.delete_expired()
                 self.stall = None
+                if job is not None:
+                    continue
             except StorageError as error:
                 log.error("ingestion waits: %s", error)
                 self.stall, wait_s = error.message, STALL_S

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from holdfast.errors import NotFound, StorageError
+from holdfast.errors import Conflict, NotFound, StorageError
 from holdfast.retrieval.chunks import Chunking
 from holdfast.retrieval.store import DocumentKey
 from holdfast.serving.database import Database
@@ -51,18 +51,25 @@ def enqueue(
 ) -> None:
     """Put a file of `tenant` into a vector store, to be ingested.
 
-    One that is completed there keeps its document, which is taken to have the wanted chunking.
+    One that is completed there keeps its document.
+
+    Raises:
+        NotFound: the tenant has no such file.
+        Conflict: the document that the file has there is cut in another way than is wanted now.
     """
     query = "SELECT position FROM files WHERE tenant = ? AND id = ?"
     row = connection.execute(query, (tenant, file.file_id)).fetchone()
     if row is None:
         raise NotFound(f"no file {file.file_id!r}", param="file_id")
+    chunking = file.chunking or Chunking()
     old = connection.execute(
-        "SELECT document FROM store_files WHERE store = ? AND file = ?", (store, row["position"])
+        "SELECT document, max_tokens, overlap_tokens FROM store_files WHERE store = ? AND file = ?",
+        (store, row["position"]),
     ).fetchone()
     document = old["document"] if old else None
+    if document is not None and Chunking(old["max_tokens"], old["overlap_tokens"]) != chunking:
+        raise Conflict(f"file {file.file_id!r} has just been ingested with another chunking; attach it again")
     connection.execute("DELETE FROM store_files WHERE store = ? AND file = ?", (store, row["position"]))
-    chunking = file.chunking or Chunking()
     connection.execute(
         "INSERT INTO store_files (store, file, batch, document, status, attributes, max_tokens, overlap_tokens, "
         "is_chunking_chosen, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",

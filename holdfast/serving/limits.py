@@ -11,9 +11,19 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from holdfast.errors import Overloaded
+from holdfast.errors import InvalidInput, Overloaded
 
 SMOOTHING = 0.2
+MAX_QUERY_CHARS = 32_768
+"""about the 8192 word-pieces that one text may have elsewhere: a few seconds of embedding"""
+
+
+def check_query(query: str, param: str) -> None:
+    """Raise InvalidInput, naming `param`, if `query` is too long to be embedded while others wait."""
+    if len(query) > MAX_QUERY_CHARS:
+        raise InvalidInput(
+            f"a question or query may have {MAX_QUERY_CHARS} characters, and this one has {len(query)}", param=param
+        )
 
 
 class Gate:

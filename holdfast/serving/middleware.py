@@ -12,6 +12,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -149,7 +150,7 @@ class RequestMiddleware:
         if reason is not None:
             self.metrics.rejected.labels(reason).inc()
         logger.info(
-            "%s %s %s %d %.0f ms", exchange.request_id, scope["method"], scope["path"], status, 1000 * elapsed_s
+            "%s %s %s %d %.0f ms", exchange.request_id, scope["method"], quote(scope["path"]), status, 1000 * elapsed_s
         )
 
 

@@ -17,6 +17,7 @@ from holdfast.serving.engine.factory import make_engine
 from holdfast.serving.engine.protocol import Engine, Source
 from holdfast.serving.files import Files
 from holdfast.serving.ingestion import Ingestion
+from holdfast.serving.limits import check_query
 from holdfast.serving.parse_process import ParseLimits
 
 
@@ -73,7 +74,13 @@ class Service:
         """Return the best passages over all stores and queries, score descending, then passage id ascending.
 
         A passage that several stores hold is returned once, as the first of them cites it.
+
+        Raises:
+            InvalidInput: a query is too long, or `filters` is faulty.
+            NotFound: the tenant has no such vector store.
         """
+        for query in queries:
+            check_query(query, "query")
         started = time.perf_counter()
         vectors = await asyncio.to_thread(self.embedder.encode, list(queries))
         searches = [

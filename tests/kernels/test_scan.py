@@ -20,6 +20,15 @@ from holdfast.kernels.scan import NO_SCORE, scan_top_k, scan_top_k_reference
 ROOT = Path(__file__).parents[2]
 
 
+def test_warming_up_compiles_the_kernel() -> None:
+    code = (
+        "from holdfast.kernels.scan import warm_up; warm_up();"
+        "from holdfast.kernels.scan_cpu import scan_blocks; print(len(scan_blocks.signatures))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
+
+
 def make_codes(num_rows: int, num_bits: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Codes with many equal ones, ids in no order that reach over 2^63, and queries with the extreme values."""
     rng = np.random.default_rng(seed)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -117,6 +118,11 @@ def test_tenants_do_not_see_each_others_objects(alice: openai.OpenAI, bob: opena
     batch = alice.vector_stores.file_batches.create_and_poll(store.id, file_ids=[file.id], poll_interval_ms=100)
     assert batch.file_counts.completed == 1
     own = bob.vector_stores.create(name="own")
+    question: Any = {"model": "extract", "input": "What is the code of the safe?"}
+    tools: Any = [{"type": "file_search", "vector_store_ids": [store.id]}]
+    response = alice.responses.create(**question, tools=tools)
+    assert "7 4 9" in response.output_text
+    chat: Any = {"model": "extract", "messages": [{"role": "user", "content": question["input"]}]}
     attempts = [
         lambda: bob.files.retrieve(file.id),
         lambda: bob.files.content(file.id),
@@ -130,11 +136,24 @@ def test_tenants_do_not_see_each_others_objects(alice: openai.OpenAI, bob: opena
         lambda: bob.vector_stores.files.content(file.id, vector_store_id=store.id),
         lambda: bob.vector_stores.files.content(file.id, vector_store_id=own.id),
         lambda: bob.vector_stores.file_batches.retrieve(batch.id, vector_store_id=store.id),
+        lambda: bob.vector_stores.files.retrieve(file.id, vector_store_id=store.id),
+        lambda: bob.vector_stores.files.update(file.id, vector_store_id=store.id, attributes={"a": 1}),
+        lambda: bob.vector_stores.files.delete(file.id, vector_store_id=store.id),
+        lambda: bob.vector_stores.file_batches.create(own.id, file_ids=[file.id]),
+        lambda: bob.vector_stores.file_batches.list_files(batch.id, vector_store_id=store.id),
         lambda: bob.vector_stores.file_batches.cancel(batch.id, vector_store_id=own.id),
+        lambda: bob.vector_stores.create(file_ids=[file.id]),
+        lambda: bob.responses.retrieve(response.id),
+        lambda: bob.responses.input_items.list(response.id),
+        lambda: bob.responses.delete(response.id),
+        lambda: bob.responses.create(**question, tools=tools),
+        lambda: bob.chat.completions.create(**chat, extra_body={"holdfast": {"vector_store_ids": [store.id]}}),
     ]
     for attempt in attempts:
         with pytest.raises(openai.NotFoundError):
             attempt()
+    with pytest.raises(openai.BadRequestError, match="not found"):
+        bob.responses.create(**question, previous_response_id=response.id)
     assert file.id not in [seen.id for seen in bob.files.list()]
     assert [seen.id for seen in bob.vector_stores.list()] == [own.id]
     assert alice.vector_stores.search(store.id, query="code of the safe").data[0].file_id == file.id

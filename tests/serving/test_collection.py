@@ -8,8 +8,10 @@ import pytest
 
 from holdfast.errors import Conflict, InvalidInput, NotFound, ShapeError
 from holdfast.retrieval.chunks import Chunking
+from holdfast.serving import collection_search
 from holdfast.serving.collection import FileCounts, NewFile
 from holdfast.serving.database import Cursor
+from holdfast.serving.ingestion_queue import enqueue
 
 pytestmark = pytest.mark.usefixtures("read_here")
 
@@ -96,6 +98,8 @@ def test_an_expired_store_says_so_and_is_emptied(open_storage: Any) -> None:
     with pytest.raises(Conflict) as caught:
         storage.search("ships")
     assert caught.value.code == "vector_store_expired"
+    with pytest.raises(Conflict):
+        storage.collections.update("default", "vs_default", name="risen from the dead")
     storage.collections.delete_expired()
     store = storage.collections.get("default", "vs_default")
     assert (store.status, store.file_counts.total, store.usage_bytes) == ("expired", 0, 0)
@@ -199,6 +203,14 @@ def test_attaching_again_with_another_chunking_cuts_anew(storage: Any) -> None:
     assert storage.collections.verify() == []
 
 
+def test_a_file_ingested_meanwhile_with_another_chunking_is_not_taken_for_the_wanted_one(storage: Any) -> None:
+    file = storage.ingest("a.txt", TEXT)
+    position = storage.database.read().execute("SELECT position FROM vector_stores").fetchone()["position"]
+    with pytest.raises(Conflict, match="another chunking"), storage.database.write() as connection:
+        enqueue(connection, "default", position, NewFile(file.file_id, chunking=Chunking(50, 10)), None, 0)
+    assert storage.collections.get_file("default", "vs_default", file.file_id) == file
+
+
 def test_attributes_are_replaced(storage: Any) -> None:
     file = storage.ingest("a.txt", TEXT, attributes={"year": 2023.0, "author": "x"})
     changed = storage.collections.update_file("default", "vs_default", file.file_id, {"year": 2024.0})
@@ -207,6 +219,20 @@ def test_attributes_are_replaced(storage: Any) -> None:
 
 
 # search
+
+
+def test_a_search_sees_attributes_as_they_were_when_it_began(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = storage.ingest("a.txt", TEXT, attributes={"year": 2023.0})
+    merge = collection_search._merge
+
+    def change_and_merge(*arguments: Any) -> Any:
+        storage.collections.update_file("default", "vs_default", file.file_id, {"year": 2024.0})
+        return merge(*arguments)
+
+    monkeypatch.setattr(collection_search, "_merge", change_and_merge)
+    [source] = storage.search("ships", filters=eq("year", 2023.0))
+    assert source.attributes == {"year": 2023.0}
+    assert storage.search("ships", filters=eq("year", 2023.0)) == []
 
 
 def test_results_are_cited_exactly(storage: Any) -> None:

@@ -205,6 +205,30 @@ def test_two_workers_never_take_the_same_file(storage: Any) -> None:
 
 
 @pytest.mark.usefixtures("read_here")
+def test_what_has_expired_is_deleted_although_files_wait(open_storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    storage = open_storage(clock=lambda: now[0])
+    path = storage.files.upload_path()
+    path.write_bytes(b"Not for long.")
+    storage.files.create("default", "old.txt", "assistants", path, expires_after_s=60)
+    waiting = [storage.upload(f"{number}.txt", f"Text {number}.") for number in range(3)]
+    storage.collections.attach("default", "vs_default", [NewFile(file.id) for file in waiting])
+    now[0] += 60
+    left: list[int] = []
+    take = storage.ingestion._queue.take
+
+    def count_and_take() -> Any:
+        left.append(storage.database.read().execute("SELECT COUNT(*) FROM files").fetchone()[0])
+        return take()
+
+    monkeypatch.setattr(storage.ingestion._queue, "take", count_and_take)
+    storage.ingestion.start()
+    wait_until(lambda: len(left) == 4)
+    storage.ingestion.stop()
+    assert left == [4, 3, 3, 3]
+
+
+@pytest.mark.usefixtures("read_here")
 def test_a_full_disk_stops_ingestion_and_loses_nothing(storage: Any) -> None:
     before = storage.ingest("a.txt", "Here before the disk was full.")
     text = "\n\n".join(" ".join(["word"] * 150) + f" {number}." for number in range(400))

@@ -8,6 +8,7 @@ from holdfast.errors import Conflict, InvalidInput, NotFound
 from holdfast.retrieval.embed import Embedder
 from holdfast.serving.collection import NewFile
 from holdfast.serving.config import Settings
+from holdfast.serving.limits import MAX_QUERY_CHARS
 from holdfast.serving.service import Service
 
 TEXTS = {
@@ -42,6 +43,8 @@ async def test_questions_find_their_passages_over_several_stores(tmp_path: Path,
         queries = ["Who is the harbour master?", "When does the bakery open?", "Which animal's bones are shown?"]
         best = await service.retrieve("default", stores, queries, max_num_results=3, score_threshold=0.4)
         assert {source.filename for source in best} == set(TEXTS)
+        with pytest.raises(InvalidInput, match="characters"):
+            await service.retrieve("default", stores, ["x" * (MAX_QUERY_CHARS + 1)], max_num_results=3)
         with pytest.raises(NotFound):
             await service.retrieve("default", ["vs_town", "vs_none"], queries, max_num_results=3)
         with pytest.raises(NotFound):

@@ -31,7 +31,7 @@ from holdfast.serving.engine.protocol import Message, Role, Sampling
 
 router = APIRouter(tags=["chat"], dependencies=[JsonOnly])
 
-PARAMS = {"vector_store_id": "holdfast.vector_store_ids", "filters": "holdfast.filters"}
+PARAMS = {"vector_store_id": "holdfast.vector_store_ids", "filters": "holdfast.filters", "query": "messages"}
 """this endpoint's names for what errors name"""
 
 

@@ -27,6 +27,7 @@ router = APIRouter(prefix="/v1/responses", tags=["responses"])
 
 PARAMS = {
     "messages": "input",
+    "query": "input",
     "max_tokens": "max_output_tokens",
     "logprobs": "include",
     "vector_store_id": "tools[0].vector_store_ids",
@@ -108,6 +109,7 @@ async def count_input_tokens(body: InputBody, context: RequestContext, store: St
     engine = context.service.engine
     check_model(body.model or engine.name, engine.name)
     messages = await conversation(body, to_stored_items(body.input or []), context, store)
+    await context.admit_search()
     question = next((message.content for message in reversed(messages) if message.role == "user"), "")
     request = EngineRequest(tuple(messages), question, (), Sampling())
     return TokenCount(input_tokens=await asyncio.to_thread(engine.count_prompt_tokens, request))

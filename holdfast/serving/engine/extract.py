@@ -15,6 +15,7 @@ from holdfast.retrieval.embed import Embedder
 from holdfast.serving.engine.protocol import Delta, EngineRequest, FinishReason, Quote
 from holdfast.serving.engine.sentences import best_sentences
 from holdfast.serving.engine.stop_text import find_stop
+from holdfast.serving.limits import check_query
 from holdfast.serving.prompts import NO_FILES, NOT_IN_FILES
 
 SEPARATOR = " "
@@ -51,6 +52,7 @@ class ExtractEngine:
         return sum(map(self.count_tokens, [request.question, *(source.text for source in request.sources)]))
 
     def check(self, request: EngineRequest) -> None:
+        check_query(request.question, "messages")
         if request.sampling.logprobs:
             raise InvalidInput("the extract engine quotes files and has no log probabilities", param="logprobs")
         if request.sampling.logit_bias:

@@ -98,13 +98,18 @@ class HfEngine:
         return self._prompts.encode_messages(prompt_messages(request))
 
     def check(self, request: EngineRequest) -> None:
+        self._checked_prompt(request)
+
+    def _checked_prompt(self, request: EngineRequest) -> list[int]:
+        """Return the prompt's token ids; raise InvalidInput for what cannot be generated."""
         if request.sampling.n > self._max_rows:
             raise InvalidInput(f"n is {request.sampling.n}; at most {self._max_rows} choices are made", param="n")
         vocab_size = self._model.config.get_text_config().vocab_size
         for token_id, _ in request.sampling.logit_bias:
             if not 0 <= token_id < vocab_size:
                 raise InvalidInput(f"logit_bias names token {token_id}; the model has {vocab_size}", param="logit_bias")
-        num_prompt_tokens = self.count_prompt_tokens(request)
+        prompt_ids = self.prompt_ids(request)
+        num_prompt_tokens = len(prompt_ids)
         if num_prompt_tokens == 0:
             raise InvalidInput("the prompt is empty", param="prompt")
         num_tokens = num_prompt_tokens + (request.sampling.max_tokens or 1)
@@ -114,9 +119,10 @@ class HfEngine:
                 f"but the model's context holds {self.context_len}",
                 param="prompt" if request.prompt is not None else "messages",
             )
+        return prompt_ids
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[Delta]:
-        self.check(request)
+        prompt_ids = await asyncio.to_thread(self._checked_prompt, request)
         loop = asyncio.get_running_loop()
         deltas: asyncio.Queue[Delta | HoldfastError] = asyncio.Queue()
 
@@ -126,7 +132,6 @@ class HfEngine:
             except RuntimeError:  # the loop is closed: nobody listens any more
                 job.is_cancelled = True
 
-        prompt_ids = self.prompt_ids(request)
         job = _Job(request, prompt_ids, self._max_tokens(request, len(prompt_ids)), emit)
         with self._wakeup:
             if self._is_closing:

@@ -14,6 +14,9 @@ from holdfast.serving.engine.protocol import Sampling
 if TYPE_CHECKING:
     import torch
 
+MIN_TEMPERATURE = 1e-4
+"""below this, logits divided by it could overflow, and the draw is greedy anyway"""
+
 
 @dataclass(slots=True)
 class Sampler:
@@ -33,7 +36,7 @@ class Sampler:
         if self.sampling.temperature == 0.0:
             token_id = int(adjusted.argmax())
         else:
-            probabilities = torch.softmax(adjusted / self.sampling.temperature, dim=-1)
+            probabilities = torch.softmax(adjusted / max(self.sampling.temperature, MIN_TEMPERATURE), dim=-1)
             ordered, ids = probabilities.sort(descending=True, stable=True)
             cumulative = ordered.double().cumsum(0)
             num_kept = int((cumulative < self.sampling.top_p).sum()) + 1

@@ -73,9 +73,9 @@ class RemoteEngine:
                 if response.status_code >= 400:
                     raise self._refusal(f"answered {response.status_code}", await response.aread())
                 async for data in _events(response):
-                    chunk = self._parse(data)
-                    usage = chunk.get("usage") or usage
-                    for delta in map(to_delta, chunk.get("choices") or ()):
+                    deltas, counts = self._parse(data, request.sampling.n)
+                    usage = counts or usage
+                    for delta in deltas:
                         num_streamed += delta.num_tokens
                         if delta.finish_reason is None:
                             yield delta
@@ -94,14 +94,23 @@ class RemoteEngine:
     async def close(self) -> None:
         await self._client.aclose()
 
-    def _parse(self, data: str) -> dict[str, Any]:
+    def _parse(self, data: str, num_choices: int) -> tuple[list[Delta], dict[str, int]]:
+        """Return the deltas and the usage of one chunk."""
         try:
             chunk = json.loads(data)
         except ValueError as error:
             raise EngineError(f"the upstream at {self._host} sent something that is not JSON") from error
         if not isinstance(chunk, dict) or chunk.get("error"):
             raise self._refusal("failed", data.encode())
-        return chunk
+        try:
+            deltas = [to_delta(choice) for choice in chunk.get("choices") or ()]
+            usage = chunk.get("usage") or {}
+            counts = {name: int(usage[name]) for name in ("prompt_tokens", "completion_tokens") if name in usage}
+            if all(0 <= delta.choice < num_choices for delta in deltas):
+                return deltas, counts
+        except (AttributeError, KeyError, TypeError, ValueError):
+            pass
+        raise EngineError(f"the upstream at {self._host} sent a chunk that makes no sense")
 
     def _refusal(self, what: str, body: bytes) -> EngineError:
         """The upstream's own message, our key blotted out should it be repeated there."""
@@ -156,8 +165,10 @@ def request_body(model: str, request: EngineRequest) -> dict[str, Any]:
 
 
 def to_delta(choice: dict[str, Any]) -> Delta:
-    """Return one choice of a chat or completions chunk as a delta."""
+    """Return one choice of a chat or completions chunk as a delta; errors of any kind where it is malformed."""
     text = (choice.get("delta") or {}).get("content") or choice.get("text") or ""
+    if not isinstance(text, str):
+        raise TypeError(text)
     logprobs = _logprobs(choice.get("logprobs") or {})
     finish_reason = choice.get("finish_reason")
     return Delta(

@@ -34,6 +34,11 @@ async def quotes_hold(engine: ExtractEngine, request: EngineRequest) -> str:
     return text
 
 
+async def test_a_question_too_long_to_embed_is_refused(engine: ExtractEngine) -> None:
+    with pytest.raises(InvalidInput, match="characters"):
+        await collect(engine, make_request("word " * 10_000))
+
+
 async def test_the_answer_is_made_of_quotes(engine: ExtractEngine) -> None:
     text = await quotes_hold(engine, make_request(QUESTION, SOURCES))
     assert "It was opened in 1932." in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from holdfast.errors import ContextTooLong, EngineError, InvalidInput
 from holdfast.serving.engine.hf import HfEngine, make_hf_engine
+from holdfast.serving.engine.protocol import EngineRequest
 from tests.serving.engine.requests import collect, make_request
 
 QUESTIONS = ["Who built the bridge?", "The tower", "When? " * 30, "a", "by the river, in the year 1932 it was"]
@@ -97,6 +99,28 @@ async def test_top_p_near_zero_is_greedy(hf_engine: HfEngine) -> None:
     greedy = await collect(hf_engine, make_request(temperature=0.0, max_tokens=10))
     nucleus = await collect(hf_engine, make_request(temperature=1.0, top_p=1e-6, max_tokens=10))
     assert nucleus.text() == greedy.text()
+
+
+async def test_a_temperature_near_zero_is_greedy(hf_engine: HfEngine) -> None:
+    greedy = await collect(hf_engine, make_request(temperature=0.0, max_tokens=12))
+    near = await collect(hf_engine, make_request(temperature=1e-300, seed=4, max_tokens=12))
+    assert near.text() == greedy.text()
+
+
+async def test_the_event_loop_is_free_while_a_prompt_is_encoded(
+    hf_engine: HfEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+    prompt_ids = hf_engine.prompt_ids
+
+    def note_thread(request: EngineRequest) -> list[int]:
+        threads.append(threading.current_thread())
+        return prompt_ids(request)
+
+    monkeypatch.setattr(hf_engine, "prompt_ids", note_thread)
+    await collect(hf_engine, make_request(max_tokens=2))
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 async def test_a_cancelled_request_frees_its_rows_at_the_next_token(hf_engine: HfEngine) -> None:
