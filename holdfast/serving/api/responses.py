@@ -31,7 +31,6 @@ PARAMS = {
     "max_tokens": "max_output_tokens",
     "logprobs": "include",
     "vector_store_id": "tools[0].vector_store_ids",
-    "filters": "tools[0].filters",
 }
 """this endpoint's names for what errors name"""
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from holdfast.errors import InvalidInput
+from holdfast.retrieval.filters import make_filter
 from holdfast.serving.answer import FileSearch
 from holdfast.serving.api.responses_items import InputItem
 from holdfast.serving.api.sampling import (
@@ -136,6 +137,11 @@ class InputBody(RequestModel):
                 raise refused(f"tools[{row}].type", tool.type, "the only tool is file_search")
             if tool.ranking_options and tool.ranking_options.hybrid_search is not None:
                 raise refused(f"tools[{row}].ranking_options.hybrid_search", "{...}", "search is by meaning only")
+            try:
+                make_filter(tool.filters)  # also where tool_choice keeps it from being used: the response shows it
+            except InvalidInput as error:
+                error.param = f"tools[{row}].{error.param}"
+                raise
         if len(tools) > 1:
             raise refused("tools", "[...]", "name all vector stores in one file_search tool")
         if isinstance(self.tool_choice, OtherTool) and self.tool_choice.model_dump() != {"type": "file_search"}:

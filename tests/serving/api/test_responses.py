@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, get_args
 
 import httpx
@@ -17,6 +18,7 @@ PATH = "/v1/responses"
 QUESTION = "What is the keel made of?"
 TEXT = "The keel is oak."
 TOOL = {"type": "file_search", "vector_store_ids": ["vs_1"]}
+DEEP = json.loads('{"a":' * 300 + "1" + "}" * 300)
 KEYS = [
     "id",
     "object",
@@ -341,6 +343,8 @@ def test_tokens_of_an_input_are_counted(scripted: Scripted) -> None:
         ({"stream_options": {}}, "stream_options"),
         ({"input": [{"role": "assistant", "content": "x"}]}, "input"),
         ({"input": "a \ud800 b"}, None),
+        ({"tools": [TOOL | {"filters": DEEP}], "tool_choice": "none"}, "tools[0].filters.type"),
+        ({"tools": [TOOL | {"filters": {"type": "eq", "key": "a"}}]}, "tools[0].filters.value"),
         ({"tools": [TOOL | {"vector_store_ids": ["vs_a"] * 21}]}, "tools[0].vector_store_ids"),
         ({"tools": [TOOL | {"filters": {"type": "eq", "key": "\udfff", "value": 1}}]}, None),
     ],
