@@ -1,16 +1,18 @@
 """PDF pages to text with PDFium, the reader inside Chrome: fast, and hardened against hostile files.
 
 PDFium gives lines, not paragraphs. A line that starts much lower than the page's usual line distance, or in another
-type size, begins a paragraph, and a gap inside a line that is as wide as a blank becomes one; nothing but blanks is
-added. Looking at every gap takes some microseconds a character, so only the first million characters are treated so.
-Words that a line end hyphenated are joined again.
+type size, begins a paragraph; a line that was broken because it was full runs on into the next; and a gap inside a
+line that is as wide as a blank becomes one. Nothing but blanks is added. Looking at every gap takes some microseconds
+a character, so only the first million characters are treated so. Words that a line end hyphenated are joined again.
 """
 
 from __future__ import annotations
 
 import ctypes
 import itertools
+import re
 import statistics
+from typing import NamedTuple
 
 import pypdfium2
 import pypdfium2.raw as pdfium
@@ -26,6 +28,20 @@ _MAX_GAP_SHARE = 0.1
 _MAX_MEASURED_CHARS = 50_000
 _MAX_REPAIRED_CHARS = 1_000_000
 _MAX_DAMAGED_PAGES = 1_000
+_LIST_ITEM = re.compile(r"\s*(?:[-*+•‣▪◦●■–—·|#]|\(?(?:\d{1,3}|[A-Za-z]|[ivxIVX]{1,5})[.)])\s")
+_LABEL = re.compile(r"\s*[^\W\d_][^:\n]{0,48}:(?:\s|$)")
+_CONTENTS_LINE = re.compile(r"(?:\.\s?){4,}\d*\s*$")
+
+
+class _Place(NamedTuple):
+    """Where a line stands on its page, in points."""
+
+    baseline: float
+    size: float
+    left: float
+    right: float
+    word_right: float
+    """where its first word ends"""
 
 
 def read_pdf(data: bytes, max_chars: int) -> Document:
@@ -73,38 +89,80 @@ def _page_text(pdf: pypdfium2.PdfDocument, row: int, *, is_repaired: bool) -> st
 
 
 def _with_layout(text_page: pypdfium2.PdfTextPage, text: str, *, is_repaired: bool) -> str:
-    """Return `text` with the empty lines that the layout shows and, where `is_repaired`, the blanks."""
+    """Return `text` with the empty lines that the layout shows, full lines joined, and, where `is_repaired`, blanks."""
     lines = text.split("\r\n")
     starts = list(itertools.accumulate((len(line) + 2 for line in lines[:-1]), initial=0))
-    places = [
-        _line_place(text_page, start + len(line) - len(line.lstrip())) if line.strip() else None
-        for line, start in zip(lines, starts, strict=True)
+    places = [_line_place(text_page, line, start) for line, start in zip(lines, starts, strict=True)]
+    drops = [
+        a.baseline - b.baseline
+        for a, b in itertools.pairwise(places)
+        if a is not None and b is not None and a.baseline > b.baseline
     ]
-    drops = [a[0] - b[0] for a, b in itertools.pairwise(places) if a is not None and b is not None and a[0] > b[0]]
     usual_drop = statistics.median(drops) if drops else 0.0
+    begins = [
+        above is None or below is None or _begins_paragraph(above, below, usual_drop)
+        for above, below in itertools.pairwise([None, *places])
+    ]
+    margins = _right_margins(places, begins)
     pieces = []
-    above: tuple[float, float] | None = None
-    for line, start, place in zip(lines, starts, places, strict=True):
-        if start:
-            begins = above is not None and place is not None and _begins_paragraph(above, place, usual_drop)
-            pieces.append("\r\n\r\n" if begins else "\r\n")
+    for row, (line, start, place) in enumerate(zip(lines, starts, places, strict=True)):
+        above = places[row - 1] if row else None
+        if above is None or place is None:
+            pieces.append("\r\n" if row else "")
+        elif begins[row]:
+            pieces.append("\r\n\r\n")
+        else:
+            is_full = above.right + place.word_right - place.left > margins[row - 1]
+            pieces.append(_line_break(lines[row - 1], line, is_full=is_full))
         pieces.append(_with_blanks(text_page, line, start) if place and is_repaired else line)
-        above = place
     return "".join(pieces)
 
 
-def _begins_paragraph(above: tuple[float, float], below: tuple[float, float], usual_drop: float) -> bool:
-    drop = above[0] - below[0]
-    sizes = sorted((above[1], below[1]))
+def _begins_paragraph(above: _Place, below: _Place, usual_drop: float) -> bool:
+    drop = above.baseline - below.baseline
+    sizes = sorted((above.size, below.size))
     return drop > _GAP_FACTOR * usual_drop > 0 or (drop != 0 and sizes[1] > _SIZE_FACTOR * sizes[0] > 0)
 
 
-def _line_place(text_page: pypdfium2.PdfTextPage, index: int) -> tuple[float, float] | None:
-    """Return (baseline, type size) of a character, in points; None where PDFium has none."""
-    x, y = ctypes.c_double(), ctypes.c_double()
-    if not pdfium.FPDFText_GetCharOrigin(text_page, index, x, y):
+def _right_margins(places: list[_Place | None], begins: list[bool]) -> list[float]:
+    """Return for each line how far right the lines of its paragraph reach."""
+    margins = [place.right if place else 0.0 for place in places]
+    for row in range(1, len(margins)):
+        if not begins[row]:
+            margins[row] = max(margins[row - 1], margins[row])
+    for row in range(len(margins) - 1, 0, -1):
+        if not begins[row]:
+            margins[row - 1] = margins[row]
+    return margins
+
+
+def _line_break(line: str, next_line: str, *, is_full: bool) -> str:
+    """Return what stands between two lines of one paragraph: a blank where the second continues the first."""
+    begins_low = next_line.lstrip()[:1].islower()
+    is_continued = begins_low or (is_full and not _LABEL.match(next_line))
+    if not is_continued or _LIST_ITEM.match(next_line) or _CONTENTS_LINE.search(line):
+        return "\r\n"
+    if line.endswith((_HYPHEN_MARK, "\u00ad")):  # joined later
+        return "\r\n"
+    return "" if line[-1:].isspace() else " "
+
+
+def _line_place(text_page: pypdfium2.PdfTextPage, line: str, start: int) -> _Place | None:
+    """Return the place of the line that begins at character `start`; None where it is blank or PDFium has none."""
+    words = line.split(maxsplit=1)
+    if not words:
         return None
-    return y.value, float(pdfium.FPDFText_GetFontSize(text_page, index))
+    first = start + len(line) - len(line.lstrip())
+    x, y = ctypes.c_double(), ctypes.c_double()
+    if not pdfium.FPDFText_GetCharOrigin(text_page, first, x, y):
+        return None
+    box = pdfium.FS_RECTF()
+    rights = []
+    for index in (start + len(line.rstrip()) - 1, first + len(words[0]) - 1):
+        is_measured = pdfium.FPDFText_GetLooseCharBox(text_page, index, ctypes.byref(box))
+        rights.append(box.right if is_measured else x.value)
+    size = float(pdfium.FPDFText_GetFontSize(text_page, first))
+    return _Place(y.value, size, x.value, rights[0], rights[1])
 
 
 def _with_blanks(text_page: pypdfium2.PdfTextPage, line: str, start: int) -> str:

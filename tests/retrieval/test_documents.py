@@ -66,6 +66,21 @@ def assert_consistent(document: Document) -> None:
     document.text.encode("utf-8")
 
 
+def pdf(lines: list[str]) -> bytes:
+    """One page with `lines` below each other in 12 point Helvetica."""
+    shown = "\n".join(f"1 0 0 1 72 {700 - 14 * row} Tm ({line}) Tj" for row, line in enumerate(lines))
+    content = f"BT /F1 12 Tf\n{shown}\nET"
+    objects = [
+        "<</Type/Catalog/Pages 2 0 R>>",
+        "<</Type/Pages/Kids[3 0 R]/Count 1>>",
+        "<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Contents 4 0 R/Resources<</Font<</F1 5 0 R>>>>>>",
+        f"<</Length {len(content)}>>stream\n{content}\nendstream",
+        "<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
+    ]
+    body = "\n".join(f"{number} 0 obj{item}endobj" for number, item in enumerate(objects, start=1))
+    return f"%PDF-1.4\n{body}\ntrailer<</Root 1 0 R>>\n%%EOF".encode()
+
+
 def read(data: bytes | str, filename: str) -> Document:
     document = read_document(data.encode() if isinstance(data, str) else data, filename)
     assert_consistent(document)
@@ -340,3 +355,18 @@ def test_a_hundred_pages_hold_what_the_eye_sees(eval_data: Path) -> None:
             missing.append((name, row["page"], row["excerpt"]))
     assert not missing
     assert len(EXCERPTS) == len({(row["file"], row["page"]) for row in EXCERPTS}) == 100
+
+
+def test_full_lines_of_a_pdf_run_on_and_short_ones_end() -> None:
+    lines = [
+        "The mission of the department is to help workers who look for",
+        "a place in public service, in every state and in every one",
+        "of the trades of the country, as the law of 1974 demands.",
+        "Head: Ann Example",
+        "Seats of the board: 12",
+        "1. A first item of a list that is as long as the other lines",
+        "2. A second item",
+        "Contents of the annual report ......................... 14",
+        "Index of names",
+    ]
+    assert read(pdf(lines), "a.pdf").text.splitlines() == [" ".join(lines[:3]), *lines[3:]]
