@@ -51,8 +51,17 @@ class Ingestion:
         stall: why the queue does not move although files wait (a full disk), else None.
     """
 
-    def __init__(self, collections: Collections, limits: ParseLimits, *, num_workers: int = 1) -> None:
+    def __init__(
+        self,
+        collections: Collections,
+        limits: ParseLimits,
+        *,
+        num_workers: int = 1,
+        delete_expired: Callable[[], None] | None = None,
+    ) -> None:
+        """`delete_expired` is called now and then; by default it is the collections'."""
         self._collections = collections
+        self._delete_expired = delete_expired or collections.delete_expired
         self._limits = limits
         self._num_workers = num_workers
         self._queue = IngestionQueue(collections.database, collections.embedder.model_id)
@@ -120,7 +129,7 @@ class Ingestion:
                     self._ingest(job)
                 if job is None or time.monotonic() >= next_sweep:
                     next_sweep = time.monotonic() + IDLE_S
-                    self._collections.delete_expired()
+                    self._delete_expired()
                 self.stall = None
                 if job is not None:
                     continue

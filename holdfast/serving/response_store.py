@@ -46,17 +46,16 @@ class ResponseStore:
                 connection.execute(statement)
 
     def save(self, tenant: str, response: dict[str, Any], input_items: list[dict[str, Any]]) -> None:
-        """Keep a response, as it was sent, with the items that this request added; drop those that have expired.
+        """Keep a response, as it was sent, with the items that this request added.
 
         Raises:
             StorageError: the disk is full; nothing was kept.
         """
-        now = self.database.now()
+        expires_at = self.database.now() + RETENTION_S
         with self.database.write() as connection:
-            connection.execute("DELETE FROM responses WHERE expires_at <= ?", (now,))
             position = connection.execute(
                 "INSERT INTO responses (id, tenant, previous_id, expires_at, body) VALUES (?, ?, ?, ?, ?)",
-                (response["id"], tenant, response["previous_response_id"], now + RETENTION_S, json.dumps(response)),
+                (response["id"], tenant, response["previous_response_id"], expires_at, json.dumps(response)),
             ).lastrowid
             connection.executemany(
                 "INSERT INTO response_input_items (response, id, body) VALUES (?, ?, ?)",
@@ -73,6 +72,16 @@ class ResponseStore:
         with self.database.write() as connection:
             row = self._row(tenant, response_id)
             connection.execute("DELETE FROM responses WHERE position = ?", (row["position"],))
+        self.database.purge()
+
+    def delete_expired(self) -> None:
+        """Remove what is older than the retention, of all tenants."""
+        is_expired = "FROM responses WHERE expires_at <= ?"
+        now = self.database.now()
+        if self.database.read().execute(f"SELECT 1 {is_expired} LIMIT 1", (now,)).fetchone() is None:
+            return
+        with self.database.write() as connection:
+            connection.execute(f"DELETE {is_expired}", (now,))
         self.database.purge()
 
     def input_items(self, tenant: str, response_id: str, cursor: Cursor) -> Page[dict[str, Any]]:

@@ -19,6 +19,7 @@ from holdfast.serving.files import Files
 from holdfast.serving.ingestion import Ingestion
 from holdfast.serving.limits import check_query
 from holdfast.serving.parse_process import ParseLimits
+from holdfast.serving.response_store import ResponseStore
 
 
 class Service:
@@ -29,6 +30,7 @@ class Service:
     embedder: Embedder
     files: Files
     collections: Collections
+    responses: ResponseStore
     ingestion: Ingestion
     engine: Engine
     answerer: Answerer
@@ -49,7 +51,8 @@ class Service:
             self.files = Files(self.database, settings.data_dir)
             self.collections = Collections(self.database, self.files, self.embedder, settings.data_dir)
             limits = ParseLimits(memory_bytes=settings.parse_memory_bytes, timeout_s=settings.parse_timeout_s)
-            self.ingestion = Ingestion(self.collections, limits)
+            self.responses = ResponseStore(self.database)
+            self.ingestion = Ingestion(self.collections, limits, delete_expired=self._delete_expired)
             self.engine = make_engine(settings, self.embedder)
             self.answerer = Answerer(
                 self.engine,
@@ -98,6 +101,10 @@ class Service:
         sources = best_sources(await asyncio.gather(*searches), max_num_results)
         self.observe_search(time.perf_counter() - started)
         return sources
+
+    def _delete_expired(self) -> None:
+        self.collections.delete_expired()
+        self.responses.delete_expired()
 
     async def close(self) -> None:
         """Stop ingestion, free the engine, save the indexes, close the database."""

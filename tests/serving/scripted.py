@@ -21,6 +21,7 @@ from holdfast.serving.app import create_app
 from holdfast.serving.config import Settings
 from holdfast.serving.database import Database
 from holdfast.serving.engine.protocol import Delta, EngineRequest, Quote, Source, TokenLogprob
+from holdfast.serving.response_store import ResponseStore
 from holdfast.serving.server import bind
 
 ANSWER = ("The", " keel", " is", " oak.")
@@ -138,6 +139,7 @@ def running_scripted(folder: Path) -> Iterator[Scripted]:
     service = SimpleNamespace(
         settings=settings,
         database=database,
+        responses=ResponseStore(database),
         engine=engine,
         answerer=Answerer(engine, ListedPassages(), num_passages=8, relevance_threshold=0.3),
         ingestion=SimpleNamespace(start=lambda: None),

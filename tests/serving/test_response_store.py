@@ -67,7 +67,7 @@ def test_a_conversation_is_told_from_its_beginning(store: ResponseStore) -> None
     assert texts(store.conversation("a", "r3")) == expected
 
 
-def test_responses_expire(store: ResponseStore, clock: Clock) -> None:
+def test_responses_expire(store: ResponseStore, clock: Clock, tmp_path: Path) -> None:
     save(store, "old")
     clock.time += RETENTION_S - 1
     save(store, "new", previous="old")
@@ -77,11 +77,12 @@ def test_responses_expire(store: ResponseStore, clock: Clock) -> None:
         store.get("a", "old")
     with pytest.raises(InvalidInput):
         store.conversation("a", "new")
-    save(store, "newer")
+    store.delete_expired()
     rows = store.database.read().execute("SELECT id FROM responses ORDER BY id").fetchall()
-    assert [row["id"] for row in rows] == ["new", "newer"]
+    assert [row["id"] for row in rows] == ["new"]
+    assert not [path.name for path in tmp_path.iterdir() if b"question of old" in path.read_bytes()]
     items = store.database.read().execute("SELECT id FROM response_input_items").fetchall()
-    assert len(items) == 2
+    assert len(items) == 1
 
 
 def test_deleted_text_is_in_no_file(store: ResponseStore, tmp_path: Path) -> None:

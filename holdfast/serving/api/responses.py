@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
@@ -21,7 +21,6 @@ from holdfast.serving.api.schemas import Deleted, QueryModel
 from holdfast.serving.api.sse import JSON_OR_STREAM, start_stream
 from holdfast.serving.database import Cursor
 from holdfast.serving.engine.protocol import EngineRequest, Message, Sampling
-from holdfast.serving.response_store import ResponseStore
 
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
 
@@ -66,33 +65,21 @@ class TokenCount(BaseModel):
     input_tokens: int
 
 
-async def open_store(request: Request, context: RequestContext) -> ResponseStore:
-    """Return the one store of this application, made on first use."""
-    state = request.app.state
-    if not hasattr(state, "response_store"):
-        state.response_store = await asyncio.to_thread(ResponseStore, context.service.database)
-    store: ResponseStore = state.response_store
-    return store
-
-
-Store = Annotated[ResponseStore, Depends(open_store)]
-
-
 @router.post(
     "", summary="Answer, with citations, and keep the answer", dependencies=[JsonOnly], responses=JSON_OR_STREAM
 )
-async def create_response(body: ResponseBody, context: RequestContext, store: Store) -> Response:
+async def create_response(body: ResponseBody, context: RequestContext) -> Response:
     body.check()
     service = context.service
     check_model(body.model or service.engine.name, service.engine.name)
     items = to_stored_items(body.input or [])
-    messages = await conversation(body, items, context, store)
+    messages = await conversation(body, items, context)
     await context.admit_answer()
     answer = ask(context, messages, body.sampling, search=body.search, params=PARAMS)
 
     async def save(response: dict[str, Any]) -> None:
         if response["store"]:
-            await asyncio.to_thread(store.save, context.tenant, response, items)
+            await asyncio.to_thread(service.responses.save, context.tenant, response, items)
 
     response = new_response(body, service.engine.name, service.settings, answer.created)
     made = ResponseAnswer(response, answer, save, has_results=body.has_results)
@@ -102,12 +89,12 @@ async def create_response(body: ResponseBody, context: RequestContext, store: St
 
 
 @router.post("/input_tokens", summary="Count the tokens of an input", dependencies=[JsonOnly])
-async def count_input_tokens(body: InputBody, context: RequestContext, store: Store) -> TokenCount:
+async def count_input_tokens(body: InputBody, context: RequestContext) -> TokenCount:
     """Passages that a search would add are not counted."""
     body.check()
     engine = context.service.engine
     check_model(body.model or engine.name, engine.name)
-    messages = await conversation(body, to_stored_items(body.input or []), context, store)
+    messages = await conversation(body, to_stored_items(body.input or []), context)
     await context.admit_search()
     question = next((message.content for message in reversed(messages) if message.role == "user"), "")
     request = EngineRequest(tuple(messages), question, (), Sampling())
@@ -115,35 +102,33 @@ async def count_input_tokens(body: InputBody, context: RequestContext, store: St
 
 
 @router.get("/{response_id}", summary="Retrieve a response")
-async def get_response(
-    response_id: str, query: Annotated[RetrieveQuery, Query()], context: RequestContext, store: Store
-) -> Response:
+async def get_response(response_id: str, query: Annotated[RetrieveQuery, Query()], context: RequestContext) -> Response:
     if query.stream:
         raise refused("stream", "true", "only responses made in the background can be streamed again")
     if query.starting_after is not None:
         raise refused("starting_after", str(query.starting_after), "it belongs to stream")
-    response = await asyncio.to_thread(store.get, context.tenant, response_id)
+    response = await asyncio.to_thread(context.service.responses.get, context.tenant, response_id)
     return JSONResponse(response if query.has_results else without_results(response))
 
 
 @router.delete("/{response_id}", summary="Delete a response")
-async def delete_response(response_id: str, context: RequestContext, store: Store) -> Deleted:
-    await asyncio.to_thread(store.delete, context.tenant, response_id)
+async def delete_response(response_id: str, context: RequestContext) -> Deleted:
+    await asyncio.to_thread(context.service.responses.delete, context.tenant, response_id)
     return Deleted(id=response_id, object="response")
 
 
 @router.post("/{response_id}/cancel", summary="Refused: responses are not made in the background")
-async def cancel_response(response_id: str, context: RequestContext, store: Store) -> Response:
-    await asyncio.to_thread(store.get, context.tenant, response_id)
+async def cancel_response(response_id: str, context: RequestContext) -> Response:
+    await asyncio.to_thread(context.service.responses.get, context.tenant, response_id)
     raise InvalidInput("Cannot cancel a synchronous response.", param="response_id")
 
 
 @router.get("/{response_id}/input_items", summary="List what a request added to the conversation")
 async def list_input_items(
-    response_id: str, query: Annotated[ItemsQuery, Query()], context: RequestContext, store: Store
+    response_id: str, query: Annotated[ItemsQuery, Query()], context: RequestContext
 ) -> Response:
     cursor = Cursor(after=query.after, limit=query.limit, order=query.order)
-    page = await asyncio.to_thread(store.input_items, context.tenant, response_id, cursor)
+    page = await asyncio.to_thread(context.service.responses.input_items, context.tenant, response_id, cursor)
     ids = [item["id"] for item in page.items]
     listing = {
         "object": "list",
@@ -155,12 +140,12 @@ async def list_input_items(
     return JSONResponse(listing)
 
 
-async def conversation(
-    body: InputBody, items: list[dict[str, Any]], context: Context, store: ResponseStore
-) -> list[Message]:
+async def conversation(body: InputBody, items: list[dict[str, Any]], context: Context) -> list[Message]:
     """Return the instructions, the responses that this one follows, and its own input, as turns."""
     earlier: list[dict[str, Any]] = []
     if body.previous_response_id is not None:
-        earlier = await asyncio.to_thread(store.conversation, context.tenant, body.previous_response_id)
+        earlier = await asyncio.to_thread(
+            context.service.responses.conversation, context.tenant, body.previous_response_id
+        )
     instructions = [Message("system", body.instructions)] if body.instructions else []
     return instructions + to_messages(earlier + items)
