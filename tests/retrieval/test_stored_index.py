@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from holdfast.errors import InvalidInput, StorageError
-from holdfast.retrieval import store, stored_index
+from holdfast.retrieval import quantise, store, stored_index
 from holdfast.retrieval.chunks import Chunking, Passage
 from holdfast.retrieval.documents import Document
 from holdfast.retrieval.store import DocumentKey
@@ -98,6 +98,25 @@ def test_what_is_saved_is_loaded_and_what_is_not_is_added(
     again = StoredIndex(1, tmp_path, DIM, connections)
     assert ids(again) == ids(index) == expected(connections)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_codes_of_another_quantiser_are_made_again(
+    tmp_path: Path,
+    index: StoredIndex,
+    connections: OneConnection,
+    rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    add(index, connections, rng, 10)
+    monkeypatch.setattr(quantise, "SCHEME", "an older one")
+    index.save()
+    monkeypatch.undo()
+    assert "an older one" in index.verify()[0]
+    again = StoredIndex(1, tmp_path, DIM, connections)
+    assert ids(again) == expected(connections)
+    assert list(tmp_path.iterdir()) == []
+    again.save()
+    assert again.verify() == []
 
 
 def test_saving_nothing_new_writes_nothing(

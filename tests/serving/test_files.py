@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,25 @@ def test_the_same_bytes_are_kept_once_for_each_tenant(storage: Any) -> None:
     storage.files.delete("default", second.id)
     assert storage.files.content_path("other", other.id).read_bytes() == b"same"
     assert len(blobs(storage)) == 1
+
+
+def test_bytes_uploaded_again_survive_the_deletion_of_the_first_upload(
+    storage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = storage.upload("a.txt", b"same")
+    deletion = threading.Thread(target=storage.files.delete, args=("default", first.id))
+    insert = storage.files._insert
+
+    def delete_and_insert(record: Any) -> None:
+        deletion.start()
+        deletion.join(0.5)  # the bytes are in place, their row is not yet: the deletion must wait
+        insert(record)
+
+    monkeypatch.setattr(storage.files, "_insert", delete_and_insert)
+    second = storage.upload("b.txt", b"same")
+    deletion.join()
+    assert storage.files.content_path("default", second.id).read_bytes() == b"same"
+    assert [record.id for record in storage.files.list("default", Cursor()).items] == [second.id]
 
 
 def test_another_tenants_files_are_not_found(storage: Any) -> None:

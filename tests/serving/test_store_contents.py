@@ -51,6 +51,9 @@ def test_deletion_leaves_no_trace(storage: Any, how: str, is_saved: bool) -> Non
         storage.files.delete("default", file.file_id)
     else:
         storage.collections.delete("default", "vs_default")
+        [upload] = remains(storage.data_dir, needles)["words"]
+        assert (storage.files.content_path("default", file.file_id)).name == upload
+        assert remains(storage.data_dir, needles).keys() == {"words"}
         storage.files.delete("default", file.file_id)
     assert remains(storage.data_dir, needles) == {}
     if how != "delete store":
@@ -93,6 +96,34 @@ def test_a_document_shared_by_stores_goes_with_the_last(storage: Any) -> None:
     storage.files.delete("default", file.file_id)
     assert storage.collections.search("default", "vs_second", vectors, 1) == []
     assert remains(storage.data_dir, {"words": b"canarybird8"}) == {}
+
+
+@pytest.mark.parametrize("how", ["detach", "cancel", "delete", "delete store"])
+def test_what_is_unwanted_by_the_time_it_is_embedded_is_not_stored(storage: Any, how: str) -> None:
+    file = storage.upload("a.txt", "A canarybird9 that came too late.")
+    _, batch = storage.collections.attach("default", "vs_default", [NewFile(file.id)], batch=True)
+    encode = storage.embedder.encode
+
+    def encode_too_late(texts: Any, *, progress: Any = None) -> Any:
+        vectors = encode(texts, progress=progress)
+        if how == "detach":
+            storage.collections.detach("default", "vs_default", file.id)
+        elif how == "cancel":
+            storage.collections.cancel_batch("default", "vs_default", batch.id)
+        elif how == "delete":
+            storage.files.delete("default", file.id)
+        else:
+            storage.collections.delete("default", "vs_default")
+        return vectors
+
+    storage.embedder.encode = encode_too_late
+    storage.ingestion.run_until_idle()
+    storage.embedder.encode = encode
+    assert storage.database.read().execute("SELECT COUNT(*) FROM documents").fetchone()[0] == 0
+    assert remains(storage.data_dir, {"floats": encode(["A canarybird9 that came too late."]).tobytes()}) == {}
+    if how != "delete store":
+        assert storage.search("canarybird9") == []
+    assert storage.collections.verify() == []
 
 
 def test_tenants_share_nothing(storage: Any) -> None:
