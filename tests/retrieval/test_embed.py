@@ -29,6 +29,15 @@ def test_a_text_beyond_the_window_is_averaged_over_windows(embedder: Embedder) -
     assert np.linalg.norm(tail) == pytest.approx(1.0, abs=1e-5)
 
 
+def test_windows_count_by_their_length(embedder: Embedder) -> None:
+    size = embedder.max_tokens * 15 // 16
+    long, short = " ".join(["river"] * size), " ".join(["money"] * 20)
+    parts = embedder.encode([long, short])
+    [whole] = embedder.encode([f"{long} {short}"])
+    expected = size * parts[0] + 20 * parts[1]
+    assert np.allclose(whole, expected / np.linalg.norm(expected), atol=1e-5)
+
+
 def test_a_texts_vector_does_not_depend_on_calls_before_it(embedder: Embedder) -> None:
     texts = [f"Sentence number {number} of a small document." for number in range(5)]
     first = embedder.encode(texts)

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
+from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from holdfast.errors import EngineError, RequestTimeout
@@ -84,6 +85,26 @@ async def test_a_cancelled_stream_closes_its_frames(num_frames: float) -> None:
         await asyncio.wait_for(send_all(stream, sent), 0.01 * num_frames)
     assert sent
     assert frames.is_closed
+
+
+async def test_a_broken_connection_closes_the_frames_though_the_next_was_not_asked_for() -> None:
+    frames = Frames(*[b"data\n\n"] * 100)
+    generator = frames.run()  # held here: the garbage collector is not to close it
+    stream = await sse.start_stream(generator, sse.error_frame)
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            raise OSError("the connection is gone")
+
+    with pytest.raises((OSError, ClientDisconnect)):
+        await stream({"type": "http", "asgi": {"spec_version": "2.4"}}, receive, send)
+    assert frames.num_sent == 1
+    assert frames.is_closed
+    await generator.aclose()
 
 
 async def test_events_end_at_the_deadline() -> None:
