@@ -7,7 +7,9 @@ A command imports what it runs when it runs, so that `holdfast --help` answers a
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -45,13 +47,22 @@ def main() -> None:
     try:
         status = app(standalone_mode=False)
     except TyperException as error:
-        if message := error.format_message():
+        if message := error.format_message().replace("Value error, ", ""):
             typer.echo(f"holdfast: {message} (see --help)", err=True)
         status = error.exit_code
     except HoldfastError as error:
         from holdfast.serving.cli_output import print_error
 
         status = print_error(error)
+    _exit(status)
+
+
+def _exit(status: int) -> None:
+    """End the process; at once where a file is still being embedded, since Python cannot stop that and would abort."""
+    if any(thread.name.startswith("ingestion-") for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status or 0)
     sys.exit(status)
 
 
@@ -100,7 +111,7 @@ def ingest(settings: Settings, paths: Paths, store: Store = "vs_default", as_jso
     from holdfast.serving import cli_ingest, cli_output, cli_query
 
     files = cli_ingest.find_files(paths)
-    with cli_query.open_service(settings) as service:
+    with cli_query.open_service(settings, creates=True) as service:
         summary = cli_ingest.ingest_files(service, store, files, cli_output.err)
     if as_json:
         cli_output.print_json(summary.to_json())
@@ -151,7 +162,7 @@ def ask(
     """
     from holdfast.serving import cli_ingest, cli_query
 
-    with cli_query.open_service(settings, answers=True) as service:
+    with cli_query.open_service(settings, answers=True, creates=bool(paths)) as service:
         cli_query.ask(service, store, question, cli_ingest.find_files(paths or []), as_json=as_json)
 
 

@@ -52,11 +52,19 @@ class Summary:
     """of the new files"""
     failures: tuple[Failure, ...]
 
+    @property
+    def num_files(self) -> int:
+        """how many were looked at"""
+        return self.num_new + self.num_known + self.num_skipped + len(self.failures)
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     def lines(self) -> Iterator[str]:
         """Yield one line in all, and one for each failure."""
+        if not self.num_files:
+            yield f"{self.vector_store_id}: no files found"
+            return
         parts = [f"{self.num_new} new ({self.num_passages} passages)", f"{self.num_known} known"]
         parts += [f"{self.num_skipped} skipped"] if self.num_skipped else []
         parts += [f"{len(self.failures)} failed"] if self.failures else []

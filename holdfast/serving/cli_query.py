@@ -9,20 +9,30 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from holdfast.errors import InvalidInput, NotFound
 from holdfast.retrieval.embed import make_embedder
 from holdfast.serving import cli_ingest
 from holdfast.serving.answer import Done, FileSearch, Finished, Searched
 from holdfast.serving.api_keys import DEFAULT_TENANT
 from holdfast.serving.cli_output import err, loading, out, print_citations, print_json, print_table
 from holdfast.serving.config import Settings
+from holdfast.serving.database import DATABASE_NAME
 from holdfast.serving.engine.factory import make_engine
 from holdfast.serving.engine.protocol import Delta, Message, Sampling, Source
 from holdfast.serving.service import Service
 
 
 @contextmanager
-def open_service(settings: Settings, *, answers: bool = False) -> Iterator[Service]:
-    """Open the data directory for one command; the chosen engine is loaded only for one that answers."""
+def open_service(settings: Settings, *, answers: bool = False, creates: bool = False) -> Iterator[Service]:
+    """Open the data directory for one command; the chosen engine is loaded only for one that answers.
+
+    Raises:
+        NotFound: there is no data directory, and the command is not one that `creates` it.
+    """
+    if not creates and not (settings.data_dir / DATABASE_NAME).exists():
+        raise NotFound(
+            f"{settings.data_dir} is no data directory: `holdfast ingest` makes one, --data-dir names another"
+        )
     with loading():
         service = Service(settings if answers else settings.model_copy(update={"engine": "extract"}))
     try:
@@ -33,6 +43,8 @@ def open_service(settings: Settings, *, answers: bool = False) -> Iterator[Servi
 
 def search(service: Service, store_id: str, query: str, k: int) -> list[Source]:
     """Return the best `k` passages."""
+    if not query.strip():
+        raise InvalidInput("the query is empty", param="query")
     return service.collections.search(DEFAULT_TENANT, store_id, service.embedder.encode([query]), k)
 
 
@@ -59,6 +71,8 @@ def only_paths(files: Sequence[Path]) -> dict[str, Any] | None:
 
 def ask(service: Service, store_id: str, question: str, files: dict[Path, bool], *, as_json: bool) -> None:
     """Ingest `files`, answer from them (from the whole store without any), and print answer and citations."""
+    if not question.strip():
+        raise InvalidInput("the question is empty", param="question")
     if files:
         summary = cli_ingest.ingest_files(service, store_id, files, err)
         for line in summary.lines():

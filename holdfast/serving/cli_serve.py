@@ -38,7 +38,8 @@ def run_server(settings: Settings, paths: Sequence[Path], *, as_json: bool) -> N
         if as_json:
             print_json({"url": url, "model": service.engine.name, "files": summary.to_json()})
         else:
-            out.print("\n".join(summary.lines()))
+            if paths:
+                out.print("\n".join(summary.lines()))
             snippet = SNIPPET.format(url=url, model=service.engine.name, store=STORE)
             out.print(f"\nReady. Ask with the openai client:\n{snippet}")
         sys.stdout.flush()

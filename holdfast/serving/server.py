@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -17,9 +18,7 @@ from holdfast.serving.config import Settings
 from holdfast.serving.service import Service
 
 
-def serve(
-    settings: Settings, *, service: Service | None = None, on_bound: Callable[[str], None] | None = None
-) -> None:
+def serve(settings: Settings, *, service: Service | None = None, on_bound: Callable[[str], None] | None = None) -> None:
     """Serve until interrupted (SIGINT or SIGTERM); blocking.
 
     Args:
@@ -68,7 +67,10 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise InvalidInput(f"cannot listen on {host} port {port}: {error.strerror}", param="port") from error
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise InvalidInput(
+            f"cannot listen on {host} port {port}: {reason}; --port chooses another", param="port"
+        ) from error
 
 
 def check_exposure(settings: Settings) -> None:

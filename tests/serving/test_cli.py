@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +74,21 @@ def opened(data_dir: Path, embedder: Embedder) -> Iterator[Service]:
     asyncio.run(found.close())
 
 
+def in_progress(database: Path) -> bool:
+    try:
+        with closing(sqlite3.connect(database)) as connection:
+            return bool(connection.execute("SELECT 1 FROM store_files WHERE status = 'in_progress'").fetchone())
+    except sqlite3.OperationalError:  # not made yet
+        return False
+
+
+def until(is_so: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
 def all_commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
@@ -121,6 +141,8 @@ def test_the_module_is_the_command() -> None:
         (["ingest", "no/such/path"], "no/such/path"),
         (["serve", "--port", "x"], "--port"),
         (["serve", "--port", "70000"], "port"),
+        (["models", "--engine", "banana"], "'--engine': 'banana' is not one of"),
+        (["ask", "", "."], "question is empty"),
         (["search", "q", "-k", "0"], "-k"),
         (["api-key", "create", "--tenant", "not a tenant"], "not a tenant"),
     ],
@@ -202,7 +224,40 @@ def test_a_failed_ingest_has_status_1(run: Callable[..., tuple[int, str, str]], 
     assert json.loads(out)["failures"][0]["code"] == "unsupported_format"
 
 
-def test_a_missing_store_is_status_1(run: Callable[..., tuple[int, str, str]]) -> None:
+def test_a_folder_without_files_is_said(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert run("ingest", str(tmp_path / "empty")) == (0, "vs_default: no files found\n", "")
+
+
+@pytest.mark.parametrize("command", [["search", "x"], ["ask", "x"], ["verify"]])
+def test_a_missing_data_directory_is_said_and_not_made(
+    run: Callable[..., tuple[int, str, str]], data_dir: Path, command: list[str]
+) -> None:
+    status, out, err = run(*command)
+    assert (status, out) == (1, "")
+    assert f"{data_dir} is no data directory" in err
+    assert not data_dir.exists()
+
+
+def test_an_interrupted_ingest_ends_at_once_and_goes_on_later(tmp_path: Path) -> None:
+    report = tmp_path / "report.txt"
+    report.write_text("\n\n".join(f"Paragraph {row}: {'a word ' * 120}." for row in range(2_000)), encoding="utf-8")
+    command = [sys.executable, "-m", "holdfast", "ingest", str(report), "--data-dir", str(tmp_path / "data")]
+    environment = {**os.environ, "HOLDFAST_SHUTDOWN_TIMEOUT_S": "0"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as ingest:
+        database = tmp_path / "data" / "holdfast.sqlite3"
+        until(lambda: database.exists() and in_progress(database))
+        time.sleep(4.0)  # into the embedding
+        ingest.send_signal(signal.SIGINT)
+        printed, _ = ingest.communicate(timeout=60)
+    assert (ingest.returncode, printed) == (130, "")
+    assert in_progress(database)
+
+
+def test_a_missing_store_is_status_1(run: Callable[..., tuple[int, str, str]], opened: Service) -> None:
+    asyncio.run(opened.close())
     status, out, err = run("search", "anything", "--store", "vs_nowhere")
     assert (status, out) == (1, "")
     assert "vs_nowhere" in err
