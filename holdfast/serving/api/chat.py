@@ -31,6 +31,8 @@ from holdfast.serving.engine.protocol import Message, Role, Sampling
 
 router = APIRouter(tags=["chat"], dependencies=[JsonOnly])
 
+MAX_MESSAGES = 2048
+"""OpenAI's"""
 PARAMS = {"vector_store_id": "holdfast.vector_store_ids", "filters": "holdfast.filters", "query": "messages"}
 """this endpoint's names for what errors name"""
 
@@ -102,7 +104,7 @@ class ResponseFormat(RequestModel):
 class ChatBody(SamplingBody):
     """The request."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None

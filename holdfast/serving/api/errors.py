@@ -14,6 +14,8 @@ from pydantic import BaseModel
 from holdfast.errors import Conflict, DocumentError, HoldfastError, InvalidInput, NotFound, Overloaded, Unauthenticated
 
 CALLER_ERRORS = (InvalidInput, NotFound, Conflict, DocumentError, Unauthenticated)
+MAX_FAULTS = 100
+"""faults looked at for the one that is told: a body may hold a million"""
 INTERNAL_MESSAGE = "The server had an error while processing your request."
 
 
@@ -54,7 +56,7 @@ def make_error(
 
 def to_invalid_input(error: RequestValidationError) -> InvalidInput:
     """Return the one fault, out of all that pydantic found, that helps the caller most: the deepest, then the first."""
-    faults = [(_param(fault, error.body), fault) for fault in error.errors()]
+    faults = [(_param(fault, error.body), fault) for fault in error.errors()[:MAX_FAULTS]]
     param, fault = max(faults, key=lambda pair: pair[0].count(".") + pair[0].count("["))
     return _describe(fault, param or None)
 

@@ -23,6 +23,7 @@ from holdfast.serving.engine.protocol import Sampling
 RESULTS = "file_search_call.results"
 LOGPROBS = "message.output_text.logprobs"
 
+MAX_ITEMS = 10_000
 Include = Literal[
     "file_search_call.results",
     "message.output_text.logprobs",
@@ -100,7 +101,7 @@ class InputBody(RequestModel):
     """What the conversation is made of, whether to answer it or to count its tokens."""
 
     model: str | None = None
-    input: str | list[InputItem] | None = None
+    input: str | Annotated[list[InputItem], Field(max_length=MAX_ITEMS)] | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
     tools: list[Tool] | None = None

@@ -49,6 +49,7 @@ class ExtractEngine:
 
     def count_prompt_tokens(self, request: EngineRequest) -> int:
         """The words read: the question and the passages."""
+        check_query(request.question, "messages")
         return sum(map(self.count_tokens, [request.question, *(source.text for source in request.sources)]))
 
     def check(self, request: EngineRequest) -> None:

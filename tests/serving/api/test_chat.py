@@ -176,6 +176,8 @@ TOOL_TURNS = [*QUESTION, {"role": "tool", "content": "4", "tool_call_id": "c"}]
         ({"seed": 13}, "seed"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
         ({"logit_bias": {"9" * 5000: 1}}, "logit_bias"),
+        ({"logit_bias": {str(token): 1 for token in range(301)}}, "logit_bias"),
+        ({"messages": QUESTION * 2049}, "messages"),
         ({"holdfast": {"vector_store_ids": ["vs_a"] * 21}}, "holdfast.vector_store_ids"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),

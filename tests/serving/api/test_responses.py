@@ -343,6 +343,7 @@ def test_tokens_of_an_input_are_counted(scripted: Scripted) -> None:
         ({"stream_options": {}}, "stream_options"),
         ({"input": [{"role": "assistant", "content": "x"}]}, "input"),
         ({"input": "a \ud800 b"}, None),
+        ({"input": [{"role": "user", "content": "x"}] * 10_001}, "input"),
         ({"tools": [TOOL | {"filters": DEEP}], "tool_choice": "none"}, "tools[0].filters.type"),
         ({"tools": [TOOL | {"filters": {"type": "eq", "key": "a"}}]}, "tools[0].filters.value"),
         ({"tools": [TOOL | {"vector_store_ids": ["vs_a"] * 21}]}, "tools[0].vector_store_ids"),

@@ -37,6 +37,8 @@ async def quotes_hold(engine: ExtractEngine, request: EngineRequest) -> str:
 async def test_a_question_too_long_to_embed_is_refused(engine: ExtractEngine) -> None:
     with pytest.raises(InvalidInput, match="characters"):
         await collect(engine, make_request("word " * 10_000))
+    with pytest.raises(InvalidInput, match="characters"):
+        engine.count_prompt_tokens(make_request("word " * 10_000))
 
 
 async def test_the_answer_is_made_of_quotes(engine: ExtractEngine) -> None:
