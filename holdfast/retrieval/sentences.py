@@ -1,7 +1,7 @@
-"""Where sentences end: by punctuation, blank lines and list marks, in one pass and without a model.
+"""Where sentences end: by punctuation, blank lines, list marks and labels, in one pass and without a model.
 
-A line break alone ends no sentence, since PDF lines end anywhere; a blank line always does. Full stops after titles,
-initials, abbreviations and list numbers do not.
+A line break alone ends no sentence, since texts are broken anywhere; a blank line always does, and so does the line
+break before a line like `Runway used: 18`. Full stops after titles, initials, abbreviations and list numbers do not.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 _PARAGRAPH_BREAK = re.compile(r"\n[^\S\n]*\n\s*")
 _LIST_MARK = re.compile(r"\n(?=[^\S\n]*(?:[-*+•‣▪◦●■–—·|#]|\(?(?:\d{1,3}|[A-Za-z]|[ivxIVX]{1,5})[.)])[^\S\n])")
+_LABEL = re.compile(r"\n(?=[^\S\n]*[^\W\d_a-z][^\s:.!?|]*(?:[^\S\n][^\s:.!?|]+){0,5}:[^\S\n]+\S)")
 _TERMINATOR = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s)|[。！？｡]+[」』”’）]*")
 _LAST_WORD = re.compile(r"[^\s(\[\"'“‘]+$")
 _NEXT_WORD = re.compile(r"\s*[\"'“‘(\[]*(\S{0,40})")
@@ -65,7 +66,7 @@ def _paragraphs(text: str) -> Iterator[tuple[int, int]]:
 
 def _ends(text: str, start: int, end: int) -> list[int]:
     """Return the positions in a paragraph, in order, where one sentence ends and the next begins."""
-    marks = [found.start() for found in _LIST_MARK.finditer(text, start, end)]
+    marks = [found.start() for mark in (_LIST_MARK, _LABEL) for found in mark.finditer(text, start, end)]
     stops = [found.end() for found in _TERMINATOR.finditer(text, start, end) if _is_end(text, found, start)]
     return sorted({*marks, *stops})
 

@@ -51,6 +51,16 @@ def test_list_items_are_sentences() -> None:
     ]  # fmt: skip
 
 
+def test_a_line_with_a_label_is_a_sentence() -> None:
+    rows = [
+        "Store 12\n(downtown)",
+        "Cashier: Emily Rodriguez",
+        "Runway used: 18",
+        "Ratio (b): 2:1\nall in\nthese: one two",
+    ]
+    assert sentences("\n".join(rows)) == rows
+
+
 def test_long_runs_without_punctuation_are_cut_into_lines() -> None:
     lines = [f"entry {number} of the log" for number in range(100)]
     assert sentences("\n".join(lines)) == lines

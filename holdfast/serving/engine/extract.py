@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 from holdfast.errors import InvalidInput
 from holdfast.retrieval.embed import Embedder
-from holdfast.serving.engine.protocol import Delta, EngineRequest, FinishReason, Quote
-from holdfast.serving.engine.sentences import best_sentences
+from holdfast.serving.engine.protocol import Delta, EngineRequest, FinishReason, Quote, Source
+from holdfast.serving.engine.sentences import Sentence, best_sentences
 from holdfast.serving.engine.stop_text import find_stop
 from holdfast.serving.limits import check_query
 from holdfast.serving.prompts import NO_FILES, NOT_IN_FILES
 
-SEPARATOR = " "
+ELSEWHERE = "\n\n"
+"""stands between sentences that do not follow each other in a file"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +88,22 @@ class ExtractEngine:
             return [_Piece(NO_FILES)]
         pieces: list[_Piece] = []
         position = 0
+        before: Sentence | None = None
         for sentence in best_sentences(request.question, request.sources, self._embedder):
             quoted = request.sources[sentence.source].text[sentence.start : sentence.end]
-            lead = SEPARATOR if pieces else ""
+            lead = _lead(before, sentence, request.sources) if before else ""
             start = position + len(lead)
             position = start + len(quoted)
             quote = Quote(sentence.source, sentence.start, sentence.end, start, position)
             pieces.append(_Piece(lead + quoted, (quote,)))
+            before = sentence
         return pieces or [_Piece(NOT_IN_FILES)]
+
+
+def _lead(before: Sentence, sentence: Sentence, sources: Sequence[Source]) -> str:
+    """Return what separates a sentence of the answer from the one before."""
+    between = sources[before.source].text[before.end : sentence.start] if sentence.source == before.source else ""
+    return "\n" * min(2, between.count("\n")) or " " if between.isspace() else ELSEWHERE
 
 
 def _cut(pieces: Sequence[_Piece], end: int, token_starts: Sequence[int]) -> list[_Piece]:

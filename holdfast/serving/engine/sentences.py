@@ -1,14 +1,16 @@
 """Which sentences of the passages best answer a question.
 
 A sentence's score adds up what it shares with the question: the passage's own retrieval score, the question's rare
-words in the sentence and around it (the heading, the sentence before), a sign of the kind of answer asked for, and
+words in the sentence and around it (headings, the sentence before), a sign of the kind of answer asked for, and
 nearness of the embeddings. The weights are those of a listwise logistic fit on held-out questions, rounded;
 `benchmarks/answers.py` measures them. Only the sentences that the cheap parts rank highest are embedded.
+A heading is no answer, and a line that ends in a colon is one only with what it announces.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +26,8 @@ WORDS_WEIGHT = 5.5
 AROUND_WEIGHT = 4.0
 CUE_WEIGHT = 2.0
 NEARNESS_WEIGHT = 3.0
+HEADING_WEIGHT = -6.0
+"""outweighs a question's words: a heading repeats them, and answers only where nothing else is left"""
 
 MAX_EMBEDDED = 8
 """sentences embedded for one question: more changed one answer in a thousand of the held-out questions"""
@@ -32,6 +36,12 @@ MAX_WORDS = 60
 """words of an answer, unless its best sentence alone is longer"""
 MAX_SCORE_GAP = 3.0
 """a sentence this far below the best adds more words than answers"""
+MAX_HEADING_WORDS = 12
+
+_LIST_ITEM = re.compile(r"(?:[-*+•‣▪◦●■–—·]|\(?(?:\d{1,3}|[A-Za-z]|[ivxIVX]{1,5})[.)])\s")
+_CONTENTS_LINE = re.compile(r"(?:\.\s?){5,}\s*\d*$")
+_SECTION_NUMBER = re.compile(r"^\d+(?:\.\d+)+\.?\s+")
+_STATEMENT = re.compile(r"[\d:|]|[.!?…;。！？｡][\"'”’»)\]]*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +85,7 @@ def rank_sentences(question: str, sources: Sequence[Source], embedder: Embedder)
     sentences = [
         Sentence(row, start, end, source.text[start:end])
         for row, source in enumerate(sources)
-        for start, end in split_sentences(source.text)
+        for start, end in answer_spans(source.text)
     ]
     scored = sorted(_score_by_words(question, sources, sentences), key=_rank)[:MAX_EMBEDDED]
     vectors = embedder.encode([question, *(sentence.text for sentence in scored)])
@@ -89,6 +99,39 @@ def rank_sentences(question: str, sources: Sequence[Source], embedder: Embedder)
     )
 
 
+def answer_spans(text: str) -> list[tuple[int, int]]:
+    """Return the spans of the sentences of `text`; one that ends in a colon goes on with what it announces, if short.
+
+    Announced are the items of the list that follows, else the next sentence.
+    """
+    sentences = split_sentences(text)
+    spans: list[tuple[int, int]] = []
+    row = 0
+    while row < len(sentences):
+        start, end = sentences[row]
+        row += 1
+        last = row
+        while last < len(sentences) and (text[end - 1] == ":" or (last > row and _is_item(text, sentences[last]))):
+            end = sentences[last][1]
+            last += 1
+        if last > row and len(text[start:end].split()) <= MAX_WORDS:
+            row = last
+        spans.append((start, sentences[row - 1][1]))
+    return spans
+
+
+def is_heading(text: str) -> bool:
+    """Say whether a sentence only names what follows: a title, a label without a value, a line of contents."""
+    if text.startswith("#") or text.endswith(":") or _CONTENTS_LINE.search(text):
+        return True
+    title = _SECTION_NUMBER.sub("", text, count=1)
+    return len(title.split()) <= MAX_HEADING_WORDS and not (_STATEMENT.search(title) or _LIST_ITEM.match(title))
+
+
+def _is_item(text: str, span: tuple[int, int]) -> bool:
+    return _LIST_ITEM.match(text, span[0]) is not None
+
+
 def _score_by_words(question: str, sources: Sequence[Source], sentences: Sequence[Sentence]) -> list[Sentence]:
     """Return the sentences with all parts of the score but nearness."""
     kind = answer_kind(question)
@@ -99,15 +142,20 @@ def _score_by_words(question: str, sources: Sequence[Source], sentences: Sequenc
     weights = {word: math.log(1 + (len(held) + 0.5) / (frequency[word] + 0.5)) for word in asked}
     total = sum(weights.values()) or 1.0
     scored = []
+    above = around = set[str]()
     for row, (sentence, words) in enumerate(zip(sentences, held, strict=True)):
-        has_sentence_before = row > 0 and sentences[row - 1].source == sentence.source
-        around = headings[sentence.source] | (held[row - 1] if has_sentence_before else set())
+        if row == 0 or sentences[row - 1].source != sentence.source:
+            around = above = headings[sentence.source]
+        is_title = is_heading(sentence.text)
         score = (
             PASSAGE_WEIGHT * sources[sentence.source].score
             + WORDS_WEIGHT * sum(weights[word] for word in asked if word in words) / total
             + AROUND_WEIGHT * sum(weights[word] for word in asked if word in around - words) / total
             + CUE_WEIGHT * holds_answer(kind, sentence.text, question)
+            + HEADING_WEIGHT * is_title
         )
+        above = headings[sentence.source] | words if is_title else above
+        around = above | words
         scored.append(replace(sentence, score=score))
     return scored
 

@@ -9,7 +9,14 @@ import pytest
 
 from holdfast.retrieval.embed import Embedder
 from holdfast.serving.engine.answer_cues import answer_kind, holds_answer
-from holdfast.serving.engine.sentences import MAX_SENTENCES, MAX_WORDS, best_sentences, rank_sentences
+from holdfast.serving.engine.sentences import (
+    MAX_SENTENCES,
+    MAX_WORDS,
+    answer_spans,
+    best_sentences,
+    is_heading,
+    rank_sentences,
+)
 from tests.serving.engine.requests import make_source
 
 BRIDGE = (
@@ -62,6 +69,43 @@ def test_a_sentence_in_two_files_is_given_once(embedder: Embedder) -> None:
 def test_questions_in_other_scripts_and_without_words_still_get_a_sentence(embedder: Embedder) -> None:
     for question in ("何時?", "???", "", "の" * 500):
         assert best_sentences(question, SOURCES, embedder)
+
+
+def test_a_heading_is_no_answer_but_helps_what_stands_below_it(embedder: Embedder) -> None:
+    text = "Student Pilot\n\nAge: 23\nFlight time: 42 hours\n\nFlight Instructor\n\nAge: 21\nFlight time: 435 hours"
+    for asked, answer in (("student pilot", "42 hours"), ("flight instructor", "435 hours")):
+        best = rank_sentences(f"How much flight time did the {asked} have?", [make_source(text)], embedder)[0]
+        assert best.text == f"Flight time: {answer}"
+
+
+def test_a_colon_brings_what_it_announces(embedder: Embedder) -> None:
+    text = (
+        "What a duck may eat:\n- leaves\n- berries\n\nDucks swim.\n\nCoast Guard:\n\nIt saves lives at sea. It is old."
+    )
+    (best,) = best_sentences("What may a duck eat?", [make_source(text)], embedder)[:1]
+    assert best.text == "What a duck may eat:\n- leaves\n- berries"
+    assert [text[start:end] for start, end in answer_spans(text)][2] == "Coast Guard:\n\nIt saves lives at sea."
+    long = f"Items:\n- {'word ' * MAX_WORDS}\n- end"
+    assert next(long[start:end] for start, end in answer_spans(long)) == "Items:"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Airport Information", True),
+        ("## GPU support", True),
+        ("4.2.3. Security Technologies", True),
+        ("6. Workforce ................................ 34", True),
+        ("Stakeholders:", True),
+        ("Cashier: Emily Rodriguez", False),
+        ("Total $821.14", False),
+        ("- sun cream", False),
+        ("It opened.", False),
+        ("Berries | 150", False),
+    ],
+)
+def test_headings_are_told_from_statements(text: str, expected: bool) -> None:
+    assert is_heading(text) is expected
 
 
 def test_passages_without_sentences_give_none(embedder: Embedder) -> None:
