@@ -185,7 +185,7 @@ class TestAgainstTheServer:
 
 @pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
 def test_commands_run_without_a_server(page: str, environment: dict[str, str]) -> None:
-    lines = "\n".join(blocks(page, "sh")).splitlines()
+    lines = [line.removeprefix(".venv/bin/") for block in blocks(page, "sh") for line in block.splitlines()]
     for command in (shlex.split(line) for line in lines if line.startswith("holdfast ")):
         printed = run([sys.executable, "-m", *command], environment)
         if command[1] == "ask":
