@@ -199,7 +199,7 @@ class StoredIndex:
 
     def _write_segment(self, index: BinaryIndex, path: Path) -> None:
         if len(index):
-            self._folder.mkdir(exist_ok=True)
+            self._folder.mkdir(mode=0o700, exist_ok=True)
             index.save(path)
         with self._connections.write() as connection:
             store.replace_segment(connection, self._collection, path.name if len(index) else None, len(index))

@@ -45,7 +45,7 @@ class ApiKeys:
     """The keys of one data directory. Any number of processes may use it at once; safe to call from any thread."""
 
     def __init__(self, data_dir: Path) -> None:
-        data_dir.mkdir(parents=True, exist_ok=True)
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = data_dir / FILENAME
         path.touch(mode=0o600)
         self._lock = threading.Lock()

@@ -69,6 +69,7 @@ class Database:
             data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock_file = _lock(data_dir)
             try:
+                self.path.touch(mode=0o600)  # in a folder that others may read, too; the log's mode follows it
                 self._writer = self._connect()
                 self._prepare(self._writer)
             except BaseException:

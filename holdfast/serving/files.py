@@ -53,8 +53,8 @@ class Files:
         self._uploads = data_dir / "uploads"
         self._blob_lock = threading.Lock()  # a blob must not be removed between its upload and that upload's row
         with storage_errors():
-            self._blobs.mkdir(exist_ok=True)
-            self._uploads.mkdir(exist_ok=True)
+            self._blobs.mkdir(mode=0o700, exist_ok=True)
+            self._uploads.mkdir(mode=0o700, exist_ok=True)
         self._sweep()
 
     def upload_path(self) -> Path:

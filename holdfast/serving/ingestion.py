@@ -189,5 +189,5 @@ class Ingestion:
         return ParsedDocument(document, passages, embedder.encode(texts, progress=note))
 
     def _fail(self, job: Job, code: str, message: str) -> None:
-        log.warning("%s failed: %s (%s)", job.file_id, message, code)
+        log.warning("%s failed: %s", job.file_id, code)  # the message may quote the document
         self._queue.fail(job, code, message)

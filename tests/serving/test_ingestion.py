@@ -59,12 +59,14 @@ def test_known_bytes_are_neither_read_nor_embedded_again(storage: Any, parsed: l
     assert parsed == ["a.txt", "d.md", "e.txt"]
 
 
-def test_files_without_text_fail_with_a_code(storage: Any) -> None:
+def test_files_without_text_fail_with_a_code(storage: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert storage.ingest("broken.pdf", b"%PDF-1.7 and nothing else").error_code == "malformed"
     assert storage.ingest("empty.txt", b"").error_code == "empty"
     file = storage.ingest("program.exe", b"MZ\x90\x00\x03" * 100)
     assert (file.status, file.error_code) == ("failed", "unsupported_format")
     assert file.error_message
+    assert f"{file.file_id} failed: unsupported_format" in caplog.text
+    assert file.error_message not in caplog.text
     assert storage.search("anything") == []
 
 

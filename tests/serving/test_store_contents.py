@@ -14,6 +14,7 @@ import pytest
 from holdfast.retrieval import stored_index
 from holdfast.retrieval.index import BinaryIndex
 from holdfast.retrieval.quantise import Quantiser
+from holdfast.serving.api_keys import ApiKeys
 from holdfast.serving.collection import NewFile
 
 pytestmark = pytest.mark.usefixtures("read_here")
@@ -32,6 +33,17 @@ def traces(storage: Any, file_id: str, canary: str) -> dict[str, bytes]:
     [vector] = storage.embedder.encode([text])
     rows = Quantiser(storage.embedder.dim).encode(vector[None]).rows
     return {"words": canary.encode(), "floats": vector.tobytes(), "int8 row": rows.tobytes()}
+
+
+def test_other_users_of_the_machine_can_read_nothing(storage: Any, tmp_path: Path) -> None:
+    storage.ingest("a.txt", "Only for its owner.")
+    storage.collections.close()
+    ApiKeys(storage.data_dir).close()
+    storage.data_dir.chmod(0o755)  # as where the folder was there before
+    names = {path.name for path in storage.data_dir.iterdir() if path.stat().st_mode & 0o077}
+    assert names == {"lock"}
+    ApiKeys(tmp_path / "made").close()
+    assert (tmp_path / "made").stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize("is_saved", [False, True])
