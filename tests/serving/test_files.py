@@ -27,6 +27,20 @@ def test_an_upload_comes_back_as_it_was(storage: Any) -> None:
     assert list((storage.data_dir / "uploads").iterdir()) == []
 
 
+def test_bytes_are_durable_before_their_row_is_committed(storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+
+    def noted(step: str, function: Any) -> Any:
+        return lambda *arguments: (steps.append(step), function(*arguments))[1]
+
+    storage.upload("a.txt", b"makes the tenant's folder")
+    monkeypatch.setattr(os, "fsync", noted("fsync", os.fsync))
+    monkeypatch.setattr(Path, "rename", noted("rename", Path.rename))
+    monkeypatch.setattr(storage.files, "_insert", noted("insert", storage.files._insert))
+    storage.upload("b.txt", b"must not be lost")
+    assert steps == ["fsync", "rename", "fsync", "insert"]
+
+
 def test_the_same_bytes_are_kept_once_for_each_tenant(storage: Any) -> None:
     first = storage.upload("a.txt", b"same")
     second = storage.upload("b.txt", b"same")
