@@ -153,7 +153,7 @@ class Answerer:
             messages, prompt = (Message("user", prompt),), None
         question = user_question(messages)
         if prompt is None and not question.strip():
-            raise InvalidInput("messages hold no user turn with text; the last one is the question", param="messages")
+            raise InvalidInput("there is no question: no user turn has text", param="messages")
         request = EngineRequest(tuple(messages), question, (), sampling, prompt)
         await asyncio.to_thread(self._engine.check, request)
         if search is None:

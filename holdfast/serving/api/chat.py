@@ -147,7 +147,8 @@ class ChatBody(SamplingBody):
         if self.reasoning_effort not in (None, "none"):
             raise refused("reasoning_effort", self.reasoning_effort, "leave it out")
         if self.tools and self.tool_choice != "none":
-            raise refused("tools", "[...]", 'this server does not call functions; set tool_choice to "none"')
+            instead = 'leave it out; to search files, name vector stores in the "holdfast" object'
+            raise refused("tools", "[...]", instead)
         if self.tool_choice not in (None, "none", "auto"):
             raise refused("tool_choice", str(self.tool_choice), 'it may be "none" or "auto"')
         if self.top_logprobs and not self.logprobs:

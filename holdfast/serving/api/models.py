@@ -48,6 +48,8 @@ def get_model(model: str, request: Request, context: RequestContext) -> Model:
 def unknown_model(model: str, context: Context) -> NotFound:
     """Return the error for a model that this server does not have."""
     names = f"'{context.service.engine.name}' (answers) and '{context.service.embedder.name}' (embeddings)"
+    is_here = model in (context.service.engine.name, context.service.embedder.name)
+    fault = "cannot do this" if is_here else "does not exist"
     return NotFound(
-        f"The model '{model}' does not exist: this server has {names}.", code="model_not_found", param="model"
+        f"The model '{model}' {fault}: this server has {names}.", code="model_not_found", param="model"
     )

@@ -71,3 +71,8 @@ def test_a_text_far_too_long_is_refused(client: openai.OpenAI) -> None:
 
 def test_slices_cover_all_rows_within_the_budget() -> None:
     assert cut_slices([2 * SLICE_TOKENS, 1, 2, SLICE_TOKENS - 3, 1, 5]) == [(0, 1), (1, 4), (4, 6)]
+
+
+def test_a_model_that_answers_cannot_embed(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match=f"'extract' cannot do this: .* '{MODEL}' \\(embeddings\\)"):
+        client.embeddings.create(input="a text", model="extract")
