@@ -21,7 +21,6 @@ TokenOffsets = Callable[[str], list[tuple[int, int]]]
 MAX_CHARS_PER_TOKEN = 10
 _FIRST_WINDOW = 6
 _PARAGRAPH_END = re.compile(r"\n[^\S\n]*\n")
-_BLANK = re.compile(r"\s")
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,7 @@ class Ingestion:
         return self._queue.count()
 
     def run_until_idle(self, progress: Callable[[str, str], None] | None = None) -> None:
-        """Work the queue off in this thread (the command line); `progress(file_id, status)` after each file.
+        """Work the queue off in this thread; `progress(file_id, status)` after each file.
 
         Raises:
             StorageError: the disk is full; the file stays in the queue.
