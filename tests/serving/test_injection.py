@@ -85,7 +85,7 @@ async def test_extract_does_the_same_work_and_quotes_truly(embedder: Embedder, n
     assert calls.calls == expected_calls.calls
     assert shape(got) == shape(expected)
     assert citations_hold(got, hostile)
-    assert got.text == " ".join(one.quote for one in got.finished[0].citations)
+    assert got.text.split() == " ".join(one.quote for one in got.finished[0].citations).split()
     assert "opened in 1932" in got.text
 
 
