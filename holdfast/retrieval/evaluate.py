@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from holdfast.kernels.scan import scan_top_k
 from holdfast.retrieval.embed import Embedder
 from holdfast.retrieval.evaluation_sets import EvaluationSet
+from holdfast.retrieval.exact import nearest_rows
 from holdfast.retrieval.index import BinaryIndex
-from holdfast.retrieval.rescore import search_exact
 
 NUM_TIMED_SEARCHES = 200
 NUM_TIMED_QUESTIONS = 20
@@ -90,7 +90,7 @@ def evaluate(
     index = BinaryIndex(embedder.dim)
     ids = np.arange(len(vectors), dtype=np.uint64)
     index.add(ids, vectors)
-    exact, _ = search_exact(vectors, queries, 100)
+    exact, _ = nearest_rows(vectors, queries, 100)
     coarse = index.quantiser.encode_queries(queries).coarse
     _, by_codes = scan_top_k(index.quantiser.encode(vectors).codes, ids, coarse, min(100, len(ids)))
     top_10 = index.search(queries, 10, oversampling=OVERSAMPLING).ids.astype(np.int64)

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from holdfast.retrieval.index import SearchResult
 
+QUERY_SLICE = 64  # a (64, 1 M) float32 matrix of products is 256 MB
+
 
 def search_exact(
     parts: Iterable[tuple[NDArray[np.uint64], NDArray[np.float32]]], queries: NDArray[np.float32], k: int
@@ -32,3 +34,22 @@ def search_exact(
         ids = np.take_along_axis(ids, order, axis=1)
         scores = np.take_along_axis(scores, order, axis=1)
     return SearchResult(ids=ids, scores=scores, num_scanned=num_scanned)
+
+
+def nearest_rows(
+    vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the (Q, K) rows of `vectors`, (N, dim), nearest to each query by float inner product, and the products.
+
+    Equal products go by row. The last bits of a product may differ between machines: a yardstick, not an index.
+    """
+    k = min(k, len(vectors))
+    rows = np.empty((len(queries), k), dtype=np.int64)
+    scores = np.empty((len(queries), k), dtype=np.float32)
+    for first in range(0, len(queries) if k else 0, QUERY_SLICE):
+        products = queries[first : first + QUERY_SLICE] @ vectors.T
+        for query, line in enumerate(products, start=first):
+            nearest = np.flatnonzero(line >= np.partition(line, len(line) - k)[len(line) - k])
+            rows[query] = nearest[np.lexsort((nearest, -line[nearest]))[:k]]
+            scores[query] = line[rows[query]]
+    return rows, scores

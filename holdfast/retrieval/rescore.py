@@ -1,4 +1,4 @@
-"""Order candidates by better vectors: int8 rows against a 16-bit query. Also the exact float search, as the yardstick.
+"""Order candidates by better vectors: int8 rows against a 16-bit query.
 
 Integer products are summed in float64, which is exact below 2^53 and so independent of the order of summation; the only
 rounding is in two multiplications by the scales. Equal scores go by id.
@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from holdfast.errors import InvalidInput
 from holdfast.kernels.scan import total_order
 from holdfast.retrieval.quantise import EncodedQueries
-
-EXACT_SLICE = 64  # queries: a (64, 1 M) float32 matrix of products is 256 MB
 
 
 def num_candidates(k: int, oversampling: float) -> int:
@@ -50,22 +48,3 @@ def best_candidates(
     order = total_order(cosines, ids, np.ones(ids.shape, dtype=np.bool_))[:, :k]
     scores = np.clip(np.take_along_axis(cosines, order, axis=1), -1, 1).astype(np.float32)
     return np.take_along_axis(ids, order, axis=1), scores
-
-
-def search_exact(
-    vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return the (Q, K) rows of `vectors`, (N, dim), nearest to each query by float inner product, and the products.
-
-    Equal products go by row. The last bits of a product may differ between machines: a yardstick, not an index.
-    """
-    k = min(k, len(vectors))
-    rows = np.empty((len(queries), k), dtype=np.int64)
-    scores = np.empty((len(queries), k), dtype=np.float32)
-    for first in range(0, len(queries) if k else 0, EXACT_SLICE):
-        products = queries[first : first + EXACT_SLICE] @ vectors.T
-        for query, line in enumerate(products, start=first):
-            nearest = np.flatnonzero(line >= np.partition(line, len(line) - k)[len(line) - k])
-            rows[query] = nearest[np.lexsort((nearest, -line[nearest]))[:k]]
-            scores[query] = line[rows[query]]
-    return rows, scores

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from holdfast.retrieval.exact import search_exact
+from holdfast.retrieval.exact import nearest_rows, search_exact
 
 
 @pytest.mark.parametrize("num_parts", [1, 3, 50])
@@ -31,3 +31,25 @@ def test_equal_scores_are_ordered_by_id() -> None:
 def test_nothing_stored_finds_nothing() -> None:
     found = search_exact([], np.ones((2, 3), dtype=np.float32), k=5)
     assert found.ids.shape == (2, 0)
+
+
+def test_nearest_rows_go_by_product_then_row() -> None:
+    vectors = np.array([[1, 0], [0, 1], [1, 0], [-1, 0], [1, 0]], dtype=np.float32)
+    rows, scores = nearest_rows(vectors, np.array([[1, 0]], dtype=np.float32), 2)
+    assert rows.tolist() == [[0, 2]]
+    assert scores.tolist() == [[1.0, 1.0]]
+
+
+@pytest.mark.parametrize("k", [1, 7, 200, 1000])
+def test_nearest_rows_are_a_sort(k: int, rng: np.random.Generator) -> None:
+    vectors = rng.integers(-3, 4, (200, 8)).astype(np.float32)  # exact in float32, and full of ties
+    queries = rng.integers(-3, 4, (70, 8)).astype(np.float32)
+    rows, scores = nearest_rows(vectors, queries, k)
+    expected = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :k]
+    assert np.array_equal(rows, expected)
+    assert np.array_equal(scores, np.take_along_axis(queries @ vectors.T, expected, axis=1))
+
+
+def test_nothing_has_no_nearest_rows() -> None:
+    rows, scores = nearest_rows(np.empty((0, 8), dtype=np.float32), np.ones((2, 8), dtype=np.float32), 5)
+    assert rows.shape == scores.shape == (2, 0)

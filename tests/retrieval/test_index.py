@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from holdfast.errors import IntegrityError, InvalidInput, NotFound, ShapeError, StorageError
 from holdfast.kernels.scan import scan_top_k_reference
 from holdfast.retrieval import segment
+from holdfast.retrieval.exact import nearest_rows
 from holdfast.retrieval.index import BinaryIndex, SearchResult
-from holdfast.retrieval.rescore import search_exact
 
 DIM = 40
 
@@ -51,7 +51,7 @@ def test_a_vector_finds_itself_first() -> None:
 def test_with_all_rows_as_candidates_the_order_is_nearly_exact() -> None:
     vectors, queries = unit_vectors(300, 384), unit_vectors(50, 384, seed=1)
     found = make_index(np.arange(300, dtype=np.uint64), vectors).search(queries, 10, oversampling=30)
-    rows, scores = search_exact(vectors, queries, 10)
+    rows, scores = nearest_rows(vectors, queries, 10)
     assert np.abs(found.scores - scores).max() < 0.003
     overlap = [len(set(a) & set(b)) for a, b in zip(found.ids.tolist(), rows.tolist(), strict=True)]
     assert np.mean(overlap) > 9.7

@@ -7,7 +7,7 @@ import pytest
 
 from holdfast.errors import InvalidInput
 from holdfast.retrieval.quantise import EncodedQueries
-from holdfast.retrieval.rescore import best_candidates, estimate_cosines, num_candidates, search_exact
+from holdfast.retrieval.rescore import best_candidates, estimate_cosines, num_candidates
 
 
 def test_candidates_are_rounded_up() -> None:
@@ -40,25 +40,3 @@ def test_the_best_go_by_score_then_id_and_stay_within_one() -> None:
     found, scores = best_candidates(cosines, ids, 3)
     assert found.tolist() == [[8, 2**64 - 1, 3]]
     assert scores.tolist() == [[1.0, 1.0, 0.5]]
-
-
-def test_exact_search_orders_by_product_then_row() -> None:
-    vectors = np.array([[1, 0], [0, 1], [1, 0], [-1, 0], [1, 0]], dtype=np.float32)
-    rows, scores = search_exact(vectors, np.array([[1, 0]], dtype=np.float32), 2)
-    assert rows.tolist() == [[0, 2]]
-    assert scores.tolist() == [[1.0, 1.0]]
-
-
-@pytest.mark.parametrize("k", [1, 7, 200, 1000])
-def test_exact_search_is_a_sort(k: int, rng: np.random.Generator) -> None:
-    vectors = rng.integers(-3, 4, (200, 8)).astype(np.float32)  # exact in float32, and full of ties
-    queries = rng.integers(-3, 4, (70, 8)).astype(np.float32)
-    rows, scores = search_exact(vectors, queries, k)
-    expected = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :k]
-    assert np.array_equal(rows, expected)
-    assert np.array_equal(scores, np.take_along_axis(queries @ vectors.T, expected, axis=1))
-
-
-def test_exact_search_of_nothing_finds_nothing() -> None:
-    rows, scores = search_exact(np.empty((0, 8), dtype=np.float32), np.ones((2, 8), dtype=np.float32), 5)
-    assert rows.shape == scores.shape == (2, 0)
