@@ -71,6 +71,8 @@ def _quality_row(report: Report) -> dict[str, Value]:
         "1_bit_nDCG@10": round(report.one_bit.ndcg_at_10, 4),
         "1_bit_4x_nDCG@10": round(report.rescored.ndcg_at_10, 4),
         "kept_%": round(100 * report.ndcg_kept, 2),
+        "served_nDCG@10": round(report.served.ndcg_at_10, 4),
+        "served_kept_%": round(100 * report.served_ndcg_kept, 2),
     }
 
 
@@ -84,6 +86,7 @@ def _recall_row(report: Report) -> dict[str, Value]:
         "1_bit_4x_recall@100": round(report.rescored.recall_at_100, 4),
         "float_top_10_in_1_bit": round(report.one_bit_recall, 4),
         "float_top_10_in_1_bit_4x": round(report.rescored_recall, 4),
+        "float_top_10_in_served": round(report.served_recall, 4),
     }
 
 
@@ -104,13 +107,17 @@ def _targets(reports: list[Report]) -> list[Target]:
         Target(f"kept_{report.name}", f"{report.name}: nDCG@10 of 1 bit + 4x over float", report.ndcg_kept, 0.99, 0.999)
         for report in reports
     ]
+    targets += [
+        Target(f"served_{report.name}", f"{report.name}: nDCG@10 served over float", report.served_ndcg_kept, 0.99, 1)
+        for report in reports
+    ]
     for report in reports:
         if report.name == "scifact":
             gap = abs(report.exact.ndcg_at_10 - SCIFACT_NDCG)
             what = f"scifact: float nDCG@10, distance from the public {SCIFACT_NDCG}"
             targets.append(Target("scifact_float", what, gap, must=0.005, aim=0.001, better="lower"))
         if report.name == "merged":
-            what = "merged: share of the float top 10 in the top 10 of 1 bit + 4x"
-            targets.append(Target("merged_recall", what, report.rescored_recall, must=0.95, aim=0.98))
+            what = "merged: share of the float top 10 in the served top 10"
+            targets.append(Target("merged_served_recall", what, report.served_recall, must=0.95, aim=0.985))
             targets.append(Target("merged_texts", "merged: texts", report.num_texts, must=100_000, aim=100_000))
     return targets

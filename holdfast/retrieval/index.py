@@ -18,7 +18,7 @@ from holdfast.kernels.packing import num_code_bytes
 from holdfast.kernels.scan import scan_top_k, total_order
 from holdfast.retrieval.index_file import map_file, read_index_file, write_index_file
 from holdfast.retrieval.quantise import EncodedQueries, Quantiser
-from holdfast.retrieval.rescore import best_candidates, estimate_cosines, num_candidates
+from holdfast.retrieval.rescore import MIN_CANDIDATES, best_candidates, estimate_cosines, num_candidates
 from holdfast.retrieval.segment import Segment, make_segment, merge_small, take, to_sections
 
 QUERY_SLICE = 32  # queries searched at a time: the candidates' int8 rows, as float64, are 4 MB at k = 10
@@ -94,15 +94,17 @@ class BinaryIndex:
         k: int,
         *,
         oversampling: float = 4.0,
+        min_candidates: int = MIN_CANDIDATES,
         allowed_ids: NDArray[np.uint64] | None = None,
         num_threads: int | None = None,
     ) -> SearchResult:
         """Return the `k` nearest of each unit-norm query (Q, dim), among `allowed_ids` where given.
 
-        The codes let ceil(oversampling * k) candidates through and the int8 rows order them. Ids in `allowed_ids` that
-        are not in the index are passed over. `num_threads` None uses all processors; no result depends on it.
+        The codes let ceil(oversampling * k) candidates through, at least `min_candidates`, and the int8 rows order
+        them. Ids in `allowed_ids` that are not in the index are passed over. `num_threads` None uses all processors; no
+        result depends on it.
         """
-        wanted = num_candidates(k, oversampling)
+        wanted = num_candidates(k, oversampling, min_candidates)
         allowed = None if allowed_ids is None else np.unique(_as_ids(allowed_ids, "allowed_ids"))
         scopes = [(segment, *segment.allowed(allowed)) for segment in self._segments]
         scopes = [scope for scope in scopes if scope[2]]

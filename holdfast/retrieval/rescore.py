@@ -15,14 +15,17 @@ from holdfast.errors import InvalidInput
 from holdfast.kernels.scan import total_order
 from holdfast.retrieval.quantise import EncodedQueries
 
+MIN_CANDIDATES = 100
+"""rescoring so few costs next to nothing, and small `k` need the room most: ties crowd where texts are alike"""
 
-def num_candidates(k: int, oversampling: float) -> int:
-    """Return ceil(oversampling * k): how many rows the codes let through for `k` results."""
+
+def num_candidates(k: int, oversampling: float, min_candidates: int = MIN_CANDIDATES) -> int:
+    """Return how many rows the codes let through for `k` results: ceil(oversampling * k), or the least there are."""
     if k < 1:
         raise InvalidInput(f"k must be at least 1, not {k}", param="k")
     if not 1.0 <= oversampling < math.inf:
         raise InvalidInput(f"oversampling must be at least 1.0, not {oversampling}", param="oversampling")
-    return math.ceil(oversampling * k)
+    return max(math.ceil(oversampling * k), min_candidates)
 
 
 def estimate_cosines(

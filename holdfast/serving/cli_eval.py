@@ -28,7 +28,7 @@ def evaluate_folder(
             chosen, embedder, clock=time.perf_counter, encode=encode, progress=lambda n: progress.advance(task, n)
         )
     if as_json:
-        print_json({**asdict(report), "ndcg_kept": report.ndcg_kept})
+        print_json({**asdict(report), "ndcg_kept": report.ndcg_kept, "served_ndcg_kept": report.served_ndcg_kept})
     else:
         print_report(report)
 
@@ -39,6 +39,7 @@ def print_report(report: Report) -> None:
         ("exact float", report.exact, 1.0),
         ("1 bit", report.one_bit, report.one_bit_recall),
         ("1 bit, 4x rescored", report.rescored, report.rescored_recall),
+        ("as served", report.served, report.served_recall),
     ]
     title = f"{report.name}: {report.num_texts} texts, {report.num_queries} queries"
     print_table(

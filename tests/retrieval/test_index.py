@@ -63,7 +63,7 @@ def test_candidates_are_the_first_by_codes() -> None:
     index = make_index(ids, vectors)
     codes = index.quantiser.encode(vectors).codes
     _, rows = scan_top_k_reference(codes, ids, index.quantiser.encode_queries(queries).coarse, 15)
-    found = index.search(queries, 10, oversampling=1.5)
+    found = index.search(queries, 10, oversampling=1.5, min_candidates=1)
     for line, candidates in zip(found.ids.tolist(), ids[rows].tolist(), strict=True):
         assert set(line) <= set(candidates)
         assert len(set(line)) == 10

@@ -11,7 +11,11 @@ from holdfast.retrieval.rescore import best_candidates, estimate_cosines, num_ca
 
 
 def test_candidates_are_rounded_up() -> None:
-    assert [num_candidates(10, 4.0), num_candidates(3, 1.5), num_candidates(1, 1.0)] == [40, 5, 1]
+    assert [num_candidates(10, 4.0, 1), num_candidates(3, 1.5, 1), num_candidates(1, 1.0, 1)] == [40, 5, 1]
+
+
+def test_there_are_never_fewer_candidates_than_the_least() -> None:
+    assert [num_candidates(10, 4.0), num_candidates(50, 4.0), num_candidates(10, 4.0, 60)] == [100, 200, 60]
 
 
 @pytest.mark.parametrize(("k", "oversampling"), [(0, 4.0), (-1, 4.0), (1, 0.9), (1, float("nan")), (1, float("inf"))])
