@@ -20,7 +20,6 @@ from holdfast.retrieval.index import BinaryIndex
 
 NUM_TIMED_SEARCHES = 200
 NUM_TIMED_QUESTIONS = 20
-OVERSAMPLING = 4.0
 
 
 class Encode(Protocol):
@@ -67,12 +66,15 @@ class Report:
     @property
     def ndcg_kept(self) -> float:
         """nDCG@10 of 1 bit with 4x rescoring over that of exact float search."""
-        return self.rescored.ndcg_at_10 / self.exact.ndcg_at_10 if self.exact.ndcg_at_10 else 1.0
+        return self._kept(self.rescored)
 
     @property
     def served_ndcg_kept(self) -> float:
         """nDCG@10 as served over that of exact float search."""
-        return self.served.ndcg_at_10 / self.exact.ndcg_at_10 if self.exact.ndcg_at_10 else 1.0
+        return self._kept(self.served)
+
+    def _kept(self, quality: Quality) -> float:
+        return quality.ndcg_at_10 / self.exact.ndcg_at_10 if self.exact.ndcg_at_10 else 1.0
 
 
 def evaluate(
@@ -101,8 +103,8 @@ def evaluate(
     exact, _ = nearest_rows(vectors, queries, 100)
     coarse = index.quantiser.encode_queries(queries).coarse
     _, by_codes = scan_top_k(index.quantiser.encode(vectors).codes, ids, coarse, min(100, len(ids)))
-    top_10 = index.search(queries, 10, oversampling=OVERSAMPLING, min_candidates=1).ids.astype(np.int64)
-    top_100 = index.search(queries, 100, oversampling=OVERSAMPLING).ids.astype(np.int64)
+    top_10 = index.search(queries, 10, min_candidates=1).ids.astype(np.int64)
+    top_100 = index.search(queries, 100).ids.astype(np.int64)
     served = index.search(queries, 10).ids.astype(np.int64)
     search_ms, question_ms = _time_queries(index, embedder, queries, evaluation_set.queries, clock)
     relevant = evaluation_set.relevant
