@@ -11,6 +11,9 @@
     ├── Overloaded                 a queue is full; carries `retry_after_s`
     ├── RequestTimeout             the work did not finish in the time allowed
     ├── IntegrityError             stored bytes are not the bytes that were written
+    │   ├── DecryptionError        sealed bytes do not open: one message, whatever failed
+    │   └── TamperError            the store does not hold what the manifest says; `code` says how (see TAMPER_CODES)
+    ├── KeyUnavailable             the key provider is out of reach, refuses, or no longer has the key
     ├── StorageError               the disk is full or refuses to write
     └── EngineError                the language model, or the upstream that serves it, failed
 
@@ -30,6 +33,19 @@ DOCUMENT_CODES = {
     "timeout": "took longer than the limit",
     "out_of_memory": "needed more memory than the limit",
     "crashed": "the reader died on it",
+}
+
+TAMPER_CODES = {
+    "forged": "the manifest is not signed with this collection's key",
+    "rolled_back": "a manifest older than one already seen",
+    "forked": "a history that parts from one already seen",
+    "omitted": "something the manifest lists is missing",
+    "unlisted": "something the manifest does not list",
+    "repeated": "the same row twice",
+    "swapped": "the bytes of another row",
+    "replayed": "bytes that were replaced or deleted since",
+    "truncated": "shorter than what was written",
+    "altered": "not the bytes that were written",
 }
 
 
@@ -111,6 +127,29 @@ class IntegrityError(HoldfastError):
     """Stored bytes are not the bytes that were written."""
 
     code = "integrity_error"
+
+
+class DecryptionError(IntegrityError):
+    """Sealed bytes do not open. Key, place, nonce, tag, padding: which of them failed is never told."""
+
+    code = "decryption_error"
+
+    def __init__(self) -> None:
+        super().__init__("sealed data does not open: it was altered, is not what was asked for, or its key is another")
+
+
+class TamperError(IntegrityError):
+    """The store does not hold what the manifest says; `code` is one of `TAMPER_CODES`."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        assert code in TAMPER_CODES, code
+        super().__init__(message, code=code)
+
+
+class KeyUnavailable(HoldfastError):
+    """The key provider is out of reach, refuses, or no longer has the key."""
+
+    code = "key_unavailable"
 
 
 class StorageError(HoldfastError):

