@@ -4,7 +4,7 @@ The state of a rotation is the `KeyRecord` itself. Each function takes opened ke
 stores their record in place of the old one (compare-and-swap on `revision`), then goes on. Whatever record was stored
 last, everything can still be opened with it, and calling the same function again goes on where it stopped.
 
-    key encryption key   rewrap_tenant           one step; data stays as it is, and the old provider until it is stored
+    key encryption key   rewrap_tenant           one step; the old provider is needed until it is stored
     tenant root          start_root_rotation     a second root, under which everything new is wrapped and signed
                          rewrap_collections      until it changes nothing; a limited number at a time
                          mark_signed             for each of `record.unsigned`, once its manifest is stored anew
@@ -28,10 +28,8 @@ REWRAP_LIMIT = 1000
 
 
 def rewrap_tenant(keys: TenantKeys, provider: KeyProvider) -> TenantKeys:
-    """Return keys whose tenant roots are wrapped by `provider`; the same keys where they are already."""
+    """Return keys whose tenant roots are wrapped by `provider`, by its newest version where it has several."""
     record = keys.record
-    if all(root.wrapped_by == provider.key_id for root in record.roots):
-        return keys
     roots = [wrap_root(record.tenant_id, root.version, keys.roots[root.version], provider) for root in record.roots]
     return keys.changed(roots=roots)
 
