@@ -5,7 +5,6 @@ Until then it does not matter whether the key provider answers; afterwards nothi
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -58,9 +57,11 @@ class Keyring:
         Raises: KeyUnavailable or DecryptionError, as `open_tenant`.
         """
         with self._lock(tenant_id):
-            expires_at, opened = self._open.pop(tenant_id, (-math.inf, None))
-            if expires_at <= self._clock():
-                expires_at, opened = self._clock() + self._lifetime_s, None
+            now = self._clock()
+            for other, (until, _) in list(self._open.items()):
+                if until <= now:
+                    self._open.pop(other, None)
+            expires_at, opened = self._open.get(tenant_id, (now + self._lifetime_s, None))
             record = self._records.load(tenant_id)
             if record is None:
                 keys = make_tenant(tenant_id, self._providers(tenant_id))
@@ -82,7 +83,6 @@ class Keyring:
             after = step(before)
             if after.record.revision != before.record.revision:
                 self._records.replace(after.record)
-                self._open[tenant_id] = self._open[tenant_id][0], after
             return after
 
     def forget(self, tenant_id: str) -> None:

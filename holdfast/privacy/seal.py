@@ -141,10 +141,9 @@ class Sealer:
             algorithm = Algorithm(number)
             cipher = self._cipher(algorithm, place.kind, salt)
             body = memoryview(sealed)[_HEADER.size :]
-            padded = cipher.decrypt(nonce, body, self._associated_data(algorithm, place))
+            return _unpad(cipher.decrypt(nonce, body, self._associated_data(algorithm, place)))
         except (InvalidTag, ValueError, struct.error):
             raise DecryptionError from None
-        return _unpad(padded)
 
     def seal_parts(self, plaintext: bytes, place: Place, part_size: int = MAX_PART_SIZE) -> list[bytes]:
         """Return `plaintext` as one object for each `part_size` bytes of it, at least one."""
