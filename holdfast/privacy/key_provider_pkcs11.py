@@ -90,21 +90,28 @@ class Pkcs11KeyProvider:
         with _ONE_LOGIN:
             try:
                 with self._token().open(user_pin=self._pin) as session:
-                    key = self._find_key(session)
-                    try:
-                        return SecretKey(
-                            key.decrypt(
-                                wrapped[NONCE_SIZE:],
-                                mechanism=pkcs11.Mechanism.AES_GCM,
-                                mechanism_param=pkcs11.GCMParams(wrapped[:NONCE_SIZE], associated_data, TAG_BITS),
-                            )
-                        )
-                    except (pkcs11.exceptions.DeviceError, pkcs11.exceptions.DeviceRemoved):
-                        raise
-                    except (pkcs11.PKCS11Error, InvalidInput):
-                        raise DecryptionError from None
+                    unwrapped = self._decrypt(session, wrapped, associated_data)
             except pkcs11.PKCS11Error as error:
                 raise self._unavailable(error) from None
+        if unwrapped is None:
+            raise DecryptionError
+        return unwrapped
+
+    def _decrypt(self, session: pkcs11.Session, wrapped: bytes, associated_data: bytes) -> SecretKey | None:
+        import pkcs11
+
+        parameters = pkcs11.GCMParams(wrapped[:NONCE_SIZE], associated_data, TAG_BITS)
+        ciphertext = wrapped[NONCE_SIZE:]
+        try:
+            return SecretKey(
+                self._find_key(session).decrypt(
+                    ciphertext, mechanism=pkcs11.Mechanism.AES_GCM, mechanism_param=parameters
+                )
+            )
+        except (pkcs11.NoSuchKey, pkcs11.MultipleObjectsReturned, pkcs11.DeviceError, pkcs11.DeviceRemoved):
+            raise
+        except (pkcs11.PKCS11Error, InvalidInput):
+            return None
 
     def _token(self) -> pkcs11.Token:
         import pkcs11

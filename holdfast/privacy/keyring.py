@@ -20,8 +20,8 @@ class KeyRecords(Protocol):
     def load(self, tenant_id: str) -> KeyRecord | None:
         """Return the record of a tenant, or None where there is none yet."""
 
-    def replace(self, record: KeyRecord) -> None:
-        """Store a record in place of the one with the revision before it; revision 1 where there is none.
+    def replace(self, revision: int, record: KeyRecord) -> None:
+        """Store `record` in place of the one that has `revision`, or of none where that is 0.
 
         Durable before it returns. Raises Conflict when another was stored meanwhile.
         """
@@ -65,7 +65,7 @@ class Keyring:
             record = self._records.load(tenant_id)
             if record is None:
                 keys = make_tenant(tenant_id, self._providers(tenant_id))
-                self._records.replace(keys.record)
+                self._records.replace(0, keys.record)
             elif opened is not None and opened.record.roots == record.roots:
                 keys = TenantKeys(record, opened.roots)
             else:
@@ -82,7 +82,7 @@ class Keyring:
             before = self.tenant(tenant_id)
             after = step(before)
             if after.record.revision != before.record.revision:
-                self._records.replace(after.record)
+                self._records.replace(before.record.revision, after.record)
             return after
 
     def forget(self, tenant_id: str) -> None:

@@ -164,7 +164,7 @@ class KeyRecord:
 
     tenant_id: str
     revision: int
-    """counts up with each change; the caller stores a record only in place of the one before it"""
+    """counts up with each change; the caller stores a record only in place of the one it was made from"""
     roots: tuple[TenantRoot, ...]
     """by version; two while one replaces the other"""
     collections: tuple[CollectionRoot, ...] = ()

@@ -53,7 +53,7 @@ def canonical_value(value: str | float | bool) -> bytes:
     if isinstance(value, bool):
         return b"b" + bytes([value])
     if isinstance(value, str):
-        return b"s" + unicodedata.normalize("NFC", value).encode()
+        return b"s" + unicodedata.normalize("NFC", value).encode("utf-8", "surrogatepass")
     if isinstance(value, int) and abs(value) > _MAX_EXACT:
         raise InvalidInput(f"numbers beyond 2**53 cannot be filtered by: {value}", param="value")
     if value != value:

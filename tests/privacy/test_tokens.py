@@ -55,7 +55,25 @@ def test_everything_about_a_row_changes_its_id() -> None:
     assert {len(one) for one in ids} == {16}
 
 
-VALUES: list[Any] = [True, False, 0, 1, -1, 0.5, "", "1", "true", "True", "b\x01", "n", 2**53, math.inf, -math.inf, "é"]
+VALUES: list[Any] = [
+    True,
+    False,
+    0,
+    1,
+    -1,
+    0.5,
+    "",
+    "1",
+    "true",
+    "True",
+    "b\x01",
+    "n",
+    2**53,
+    math.inf,
+    -math.inf,
+    "é",
+    "\ud800",
+]
 
 
 def test_different_values_have_different_tokens() -> None:
