@@ -15,6 +15,7 @@
     │   └── TamperError            the store does not hold what the manifest says; `code` says how (see TAMPER_CODES)
     ├── KeyUnavailable             the key provider is out of reach, refuses, or no longer has the key
     ├── StorageError               the disk is full or refuses to write
+    │   └── StoreUnavailable       a remote store does not answer; what it did is not known
     └── EngineError                the language model, or the upstream that serves it, failed
 
 HTTP statuses are assigned in one place, `serving/app.py`.
@@ -156,6 +157,12 @@ class StorageError(HoldfastError):
     """The disk is full or refuses to write; nothing was committed."""
 
     code = "storage_error"
+
+
+class StoreUnavailable(StorageError):
+    """A remote store does not answer, or answers with an error; trying again may help and does no harm."""
+
+    code = "store_unavailable"
 
 
 class EngineError(HoldfastError):
