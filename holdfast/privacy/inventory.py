@@ -7,12 +7,14 @@ and what is wrong gets its name (`TAMPER_CODES`):
 
     cell.check(row_id, blob)        one row, as in the results of a search
     cell.check_all(rows)            a whole cell: nothing missing, nothing extra, nothing twice
+
+Noticing needs the cell alone; to name a row of another cell, the others have to be given.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from hashlib import sha256
 
 from holdfast.errors import DecryptionError, IntegrityError, InvalidInput, TamperError
@@ -70,7 +72,7 @@ class Cell:
         """Return the Merkle root. Cost: two SHA-256 a row."""
         return merkle_root(leaf_hash(row_id + self._rows[row_id]) for row_id in sorted(self._rows))
 
-    def check(self, row_id: bytes, blob: bytes) -> None:
+    def check(self, row_id: bytes, blob: bytes, others: Collection[Cell] = ()) -> None:
         """Raise TamperError unless `blob` is what was written last as `row_id`. Cost: one SHA-256 of the blob."""
         entry = self._rows.get(row_id)
         digest = sha256(blob).digest()
@@ -81,18 +83,18 @@ class Cell:
             raise TamperError(f"{what} was replaced or deleted, and the store returns the old bytes", code="replayed")
         if entry is None:
             raise TamperError(f"the store returns {what}, which the manifest does not list", code="unlisted")
-        if any(other[-DIGEST_SIZE:] == digest for other in self._rows.values()):
+        if any(cell._holds(digest) for cell in (self, *others)):
             raise TamperError(f"the store returns the bytes of another row as {what}", code="swapped")
         size = int(_ENTRY.unpack(entry)[1])
         if len(blob) < size:
             raise TamperError(f"{what} has {len(blob)} of {size} bytes", code="truncated")
         raise TamperError(f"{what} is not what was written", code="altered")
 
-    def check_all(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
+    def check_all(self, rows: Iterable[tuple[bytes, bytes]], others: Collection[Cell] = ()) -> None:
         """Raise TamperError unless the ids and blobs are exactly those of the cell, in any order."""
         seen = set()
         for row_id, blob in rows:
-            self.check(row_id, blob)
+            self.check(row_id, blob, others)
             if row_id in seen:
                 raise TamperError(f"the store returns row {row_id.hex()} twice", code="repeated")
             seen.add(row_id)
@@ -117,6 +119,9 @@ class Cell:
         rows = (data[start : start + row_size] for start in range(_COUNTS.size, end, row_size))
         retired = (data[start : start + RETIRED_SIZE] for start in range(end, len(data), RETIRED_SIZE))
         return cls(epoch, {row[:ID_SIZE]: row[ID_SIZE:] for row in rows}, retired)
+
+    def _holds(self, digest: bytes) -> bool:
+        return any(entry[-DIGEST_SIZE:] == digest for entry in self._rows.values())
 
     def _retire(self, row_id: bytes) -> None:
         if row_id in self._rows:
