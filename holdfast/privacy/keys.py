@@ -26,7 +26,7 @@ import base64
 import hmac
 import secrets
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NoReturn, Protocol
@@ -34,13 +34,15 @@ from typing import Any, NoReturn, Protocol
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from holdfast.errors import Conflict, DecryptionError, InvalidInput, KeyUnavailable, NotFound
 
 KEY_SIZE = 32
 NONCE_SIZE = 12
-_DOMAIN = b"holdfast/v1"
+DOMAIN = b"holdfast/v1"
+"""in front of every label"""
 _U64 = struct.Struct(">Q")
 
 
@@ -71,15 +73,21 @@ class SecretKey:
         """Its public name: 16 hexadecimal digits that tell keys apart and reveal nothing else."""
         return self.derive("key id").reveal()[:8].hex()
 
-    def derive(self, *labels: bytes | str, salt: bytes = b"") -> SecretKey:
-        """Return the key for one purpose. Cost: 4 us.
+    def derive(self, *labels: bytes | str) -> SecretKey:
+        """Return the key for one purpose; the labels `("a", "b")` and `("ab",)` give unrelated keys. Cost: 5 us."""
+        info = DOMAIN + length_prefixed(*labels)
+        return SecretKey(HKDF(SHA256(), KEY_SIZE, None, info).derive(self._material))
 
-        Args:
-            labels: what the key is for; `("a", "b")` and `("ab",)` give unrelated keys.
-            salt: public randomness, where one purpose needs many keys.
-        """
-        info = _DOMAIN + length_prefixed(*labels)
-        return SecretKey(HKDF(SHA256(), KEY_SIZE, salt, info).derive(self._material))
+    def keyed_hash(self) -> Callable[[bytes], bytes]:
+        """Return HMAC-SHA256 under this key, set up once for many calls. Cost: 1 us a call, safe between threads."""
+        prepared = HMAC(self._material, SHA256())
+
+        def digest(data: bytes) -> bytes:
+            state = prepared.copy()
+            state.update(data)
+            return state.finalize()
+
+        return digest
 
     def reveal(self) -> bytes:
         """Return the bytes, for the constructor of a cipher: pass them on at once, and bind them to no name."""

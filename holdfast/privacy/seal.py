@@ -2,8 +2,8 @@
 
     magic "HFS1" | algorithm (1) | kind (1) | epoch (uint32) | salt (16) | nonce (12) | ciphertext and tag (16)
 
-Big-endian. Each object has a key of its own: HKDF-SHA256 of the epoch's seal key, with the object's random salt and its
-algorithm and kind as label. The associated data says where the object belongs: tenant, collection, epoch, kind, id,
+Big-endian. Each object has a key of its own: HKDF-Expand-SHA256 of the epoch's seal key, with algorithm, kind and the
+object's random salt as labels. The associated data says where the object belongs: tenant, collection, epoch, kind, id,
 version, part and number of parts; so an object opens in its own place and nowhere else, and cannot be cut short. That
 it is the newest version of its place, no object can say of itself: that is what `manifest.py` is for.
 
@@ -31,7 +31,7 @@ from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESGCMSIV
 
 from holdfast.errors import DecryptionError, InvalidInput
-from holdfast.privacy.keys import NONCE_SIZE, EpochKeys, length_prefixed
+from holdfast.privacy.keys import DOMAIN, NONCE_SIZE, EpochKeys, length_prefixed
 
 MAGIC = b"HFS1"
 SALT_SIZE = 16
@@ -113,7 +113,7 @@ class Sealer:
     def __init__(self, keys: EpochKeys) -> None:
         require_gcm_siv()
         self.epoch = keys.epoch
-        self._key = keys.seal
+        self._hash = keys.seal.keyed_hash()
         self._context = length_prefixed(MAGIC, keys.tenant_id, keys.collection_id, keys.epoch.to_bytes(4, "big"))
 
     def seal(self, plaintext: bytes, place: Place) -> bytes:
@@ -165,7 +165,8 @@ class Sealer:
         return b"".join(map(self.open, parts, places))
 
     def _cipher(self, algorithm: Algorithm, kind: int, salt: bytes) -> AESGCM | AESGCMSIV:
-        return _CIPHERS[algorithm](self._key.derive(bytes((algorithm, kind)), salt=salt).reveal())
+        info = DOMAIN + length_prefixed(bytes((algorithm, kind)), salt)
+        return _CIPHERS[algorithm](self._hash(info + b"\x01"))  # HKDF-Expand to one block
 
     def _associated_data(self, algorithm: Algorithm, place: Place) -> bytes:
         place_bytes = _PLACE.pack(place.version, place.part, place.num_parts)

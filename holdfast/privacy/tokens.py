@@ -5,7 +5,6 @@ Both are 16 bytes of HMAC-SHA256 under keys of the epoch: they change with every
 
 from __future__ import annotations
 
-import hmac
 import struct
 import unicodedata
 
@@ -24,13 +23,13 @@ class RowNames:
     """
 
     def __init__(self, keys: EpochKeys) -> None:
-        self._key = keys.rows
+        self._hash = keys.rows.keyed_hash()
         self._epoch = keys.epoch
 
     def row_id(self, document_id: str, passage: int, version: int) -> bytes:
         """Return the 16-byte name of the `passage`-th passage of a document."""
         data = length_prefixed(document_id) + _ROW.pack(passage, version, self._epoch)
-        return hmac.digest(self._key.reveal(), data, "sha256")[:ID_SIZE]
+        return self._hash(data)[:ID_SIZE]
 
 
 class FieldTokens:
@@ -41,11 +40,11 @@ class FieldTokens:
     """
 
     def __init__(self, keys: EpochKeys, field: str) -> None:
-        self._key = keys.tokens(field)
+        self._hash = keys.tokens(field).keyed_hash()
 
     def token(self, value: str | float | bool) -> bytes:
         """Return the 16-byte token; values that compare equal as OpenAI's filters do have equal tokens."""
-        return hmac.digest(self._key.reveal(), canonical_value(value), "sha256")[:ID_SIZE]
+        return self._hash(canonical_value(value))[:ID_SIZE]
 
 
 def canonical_value(value: str | float | bool) -> bytes:
