@@ -1,8 +1,9 @@
-"""Exhaustive scan of 1-bit codes with an int8 query: exact integer scores, one total order.
+"""Exhaustive scan of 1-, 2- and 4-bit codes with an int8 query: exact integer scores, one total order.
 
-A code stands for the vector of signs +1 (bit set) and -1; its score is the integer inner product with the query. The
-best `top_k` are those first in (score descending, id ascending), so a result depends neither on chunks, threads nor
-where a code is stored. `scan_top_k_reference` is the definition, `scan_cpu.py` the compiled kernel.
+A code stands for the vector of its levels, evenly spaced about zero: 2 * level - (2 ** bits - 1), so -1 and +1 for one
+bit. Its score is the integer inner product with the query. The best `top_k` are those first in (score descending, id
+ascending), so a result depends neither on chunks, threads nor where a code is stored. `scan_top_k_reference` is the
+definition, `scan_cpu.py` the compiled kernel.
 """
 
 from __future__ import annotations
@@ -15,7 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.errors import ShapeError
-from holdfast.kernels.packing import BLOCK_SIZE, num_blocks, num_code_bytes, pack, pack_mask, unpack, unpack_mask
+from holdfast.kernels.packing import (
+    BLOCK_SIZE,
+    check_bits,
+    num_blocks,
+    num_code_bytes,
+    pack,
+    pack_mask,
+    unpack,
+    unpack_mask,
+)
 
 CHUNK_BLOCKS = 1024  # 32,768 codes: 1.5 MiB at 384 bits, and the unit of work of a thread
 QUERY_GROUP = 16
@@ -31,16 +41,18 @@ def scan_top_k(
     queries: NDArray[np.int8],
     top_k: int,
     *,
+    bits: int = 1,
     allowed: NDArray[np.uint32] | None = None,
     num_threads: int | None = None,
 ) -> tuple[Scores, Rows]:
     """Return the `top_k` best codes of each query.
 
     Args:
-        blocks: (num_blocks(N), num_code_bytes(num_bits), 32) codes as `packing.pack` lays them out.
+        blocks: (num_blocks(N), num_code_bytes(dim, bits), 32) codes as `packing.pack` lays them out.
         ids: (N,) distinct identifiers; among equal scores the lower id is better.
-        queries: (Q, num_bits) integers.
+        queries: (Q, dim) integers.
         top_k: at least 1.
+        bits: of a dimension in a code: 1, 2 or 4.
         allowed: (num_blocks(N),) masks of the rows to consider, all when None.
         num_threads: at most this many threads; all processors when None.
 
@@ -48,16 +60,16 @@ def scan_top_k(
         scores: (Q, top_k) int32, best first, `NO_SCORE` where there are fewer than `top_k` rows.
         rows: (Q, top_k) int64, -1 where there are fewer.
 
-    Cost: N * num_bits / 8 look-ups per query. Releases the interpreter lock.
+    Cost: N * dim * bits / 8 look-ups per query. Releases the interpreter lock.
     Reference: scan_top_k_reference, equal bit for bit.
     """
     from holdfast.kernels.scan_cpu import scan_blocks  # compiles, or loads what was compiled, on the first call
 
-    _check(blocks, ids, queries, top_k, allowed)
+    _check(blocks, ids, queries, top_k, bits, allowed)
     masks = pack_mask(np.ones(len(ids), dtype=np.bool_)) if allowed is None else allowed
-    num_queries, num_bits = queries.shape
-    padded = np.zeros((num_queries, 8 * num_code_bytes(num_bits)), dtype=np.int8)
-    padded[:, :num_bits] = queries
+    num_queries, dim = queries.shape
+    padded = np.zeros((num_queries, num_code_bytes(dim, bits) * 8 // bits), dtype=np.int8)
+    padded[:, :dim] = queries
     num_chunks = max(1, -(-len(blocks) // CHUNK_BLOCKS))
     scores = np.full((num_chunks, num_queries, top_k), NO_SCORE, dtype=np.int32)
     rows = np.full((num_chunks, num_queries, top_k), -1, dtype=np.int64)
@@ -67,7 +79,7 @@ def scan_top_k(
         chunk, query = part
         group = slice(query, query + QUERY_GROUP)
         first, last = chunk * CHUNK_BLOCKS, min((chunk + 1) * CHUNK_BLOCKS, len(blocks))
-        scan_blocks(*inputs, padded[group], first, last, scores[chunk, group], rows[chunk, group])
+        scan_blocks(*inputs, padded[group], bits, first, last, scores[chunk, group], rows[chunk, group])
 
     parts = [(chunk, query) for chunk in range(num_chunks) for query in range(0, num_queries, QUERY_GROUP)]
     num_workers = min(len(parts), num_threads or os.cpu_count() or 1)
@@ -92,14 +104,15 @@ def scan_top_k_reference(
     queries: NDArray[np.int8],
     top_k: int,
     *,
+    bits: int = 1,
     allowed: NDArray[np.uint32] | None = None,
 ) -> tuple[Scores, Rows]:
     """The definition of `scan_top_k`, in plain NumPy."""
-    _check(blocks, ids, queries, top_k, allowed)
-    num_queries, num_bits = queries.shape
-    signs = np.where(unpack(blocks, len(ids), num_bits), np.int32(1), np.int32(-1))
+    _check(blocks, ids, queries, top_k, bits, allowed)
+    num_queries, dim = queries.shape
+    values = 2 * unpack(blocks, len(ids), dim, bits).astype(np.int32) - np.int32((1 << bits) - 1)
     members = np.ones(len(ids), dtype=np.bool_) if allowed is None else unpack_mask(allowed, len(ids))
-    scores = np.where(members, queries.astype(np.int32) @ signs.T, NO_SCORE).astype(np.int32)
+    scores = np.where(members, queries.astype(np.int32) @ values.T, NO_SCORE).astype(np.int32)
     rows = np.where(members, np.arange(len(ids)), -1)
     shape = (num_queries, len(ids) + top_k)
     padded_scores = np.full(shape, NO_SCORE, dtype=np.int32)
@@ -134,11 +147,13 @@ def _check(
     ids: NDArray[np.uint64],
     queries: NDArray[np.int8],
     top_k: int,
+    bits: int,
     allowed: NDArray[np.uint32] | None,
 ) -> None:
+    check_bits(bits)
     if queries.ndim != 2 or queries.dtype != np.int8:
-        raise ShapeError(f"queries must be (Q, num_bits) int8, not {queries.shape} {queries.dtype}", param="queries")
-    expected = (num_blocks(len(ids)), num_code_bytes(queries.shape[1]), BLOCK_SIZE)
+        raise ShapeError(f"queries must be (Q, dim) int8, not {queries.shape} {queries.dtype}", param="queries")
+    expected = (num_blocks(len(ids)), num_code_bytes(queries.shape[1], bits), BLOCK_SIZE)
     if blocks.shape != expected or blocks.dtype != np.uint8:
         raise ShapeError(f"blocks must be {expected} uint8, not {blocks.shape} {blocks.dtype}", param="blocks")
     if ids.ndim != 1 or ids.dtype != np.uint64:

@@ -32,6 +32,7 @@ def scan_blocks(
     ids: NDArray[np.uint64],
     masks: NDArray[np.uint32],
     queries: NDArray[np.int8],
+    bits: int,
     first: int,
     last: int,
     scores: NDArray[np.int32],
@@ -39,9 +40,9 @@ def scan_blocks(
 ) -> None:
     """Keep in (Q, top_k) `scores` and `rows` the best of blocks [first, last), best first; row -1 marks no row."""
     num_bytes = blocks.shape[1]
-    table = np.zeros((num_bytes, 256), dtype=np.int16)  # at most 8 * 127
+    table = np.zeros((num_bytes, 256), dtype=np.int16)  # at most 2 * 15 * 128
     for query in range(len(queries)):
-        total = fill_table(table, queries[query])
+        total = ((1 << bits) - 1) * fill_table(table, queries[query], bits)
         for block in range(first, last):
             if masks[block] == 0:
                 continue
@@ -56,15 +57,17 @@ def scan_blocks(
 
 
 @compiled
-def fill_table(table: NDArray[np.int16], query: NDArray[np.int8]) -> int:
-    """Set table[byte, value] to the sum of the query where `value` has bits; return the sum of the whole query."""
+def fill_table(table: NDArray[np.int16], query: NDArray[np.int8], bits: int) -> int:
+    """Set table[byte, value] to the sum of level times query in that byte; return the sum of the whole query."""
     total = 0
+    per_byte = 8 // bits
     for byte in range(len(table)):
-        for bit in range(8):
-            weight = query[8 * byte + bit]
+        for place in range(per_byte):
+            weight = query[per_byte * byte + place]
             total += weight
-            for low in range(1 << bit):
-                table[byte, (1 << bit) + low] = table[byte, low] + weight
+            for level in range(1, 1 << bits):
+                for low in range(1 << (bits * place)):
+                    table[byte, (level << (bits * place)) + low] = table[byte, low] + level * weight
     return total
 
 

@@ -29,21 +29,25 @@ def test_warming_up_compiles_the_kernel() -> None:
     assert done.stdout.strip() == "1"
 
 
-def make_codes(num_rows: int, num_bits: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def make_codes(
+    num_rows: int, dim: int, seed: int, bits: int = 1, limit: int = 128
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Codes with many equal ones, ids in no order that reach over 2^63, and queries with the extreme values."""
     rng = np.random.default_rng(seed)
-    patterns = rng.integers(0, 2, (max(1, num_rows // 3), num_bits)).astype(np.bool_)
-    bits = patterns[rng.integers(0, len(patterns), num_rows)]
+    patterns = rng.integers(0, 2**bits, (max(1, num_rows // 3), dim)).astype(np.uint8)
+    levels = patterns[rng.integers(0, len(patterns), num_rows)]
     ids = rng.permutation(num_rows).astype(np.uint64) * np.uint64(2**63 // max(1, num_rows) * 2 - 1)
-    queries = rng.integers(-128, 128, (rng.integers(1, 40), num_bits)).astype(np.int8)
-    queries[0] = rng.choice([-128, 127], num_bits)
-    return pack(bits), ids, queries
+    queries = rng.integers(-limit, min(limit, 127) + 1, (rng.integers(1, 40), dim)).astype(np.int8)
+    queries[0] = rng.choice([-limit, min(limit, 127)], dim)
+    return pack(levels, bits), ids, queries
 
 
 @settings(max_examples=60)
 @given(
-    num_rows=st.integers(0, 300),
-    num_bits=st.sampled_from([1, 8, 63, 100, 384]),
+    num_rows=st.one_of(st.sampled_from([0, 1, 31, 32, 33]), st.integers(0, 300)),
+    dim=st.sampled_from([1, 8, 63, 100, 384]),
+    bits=st.sampled_from([1, 2, 4]),
+    limit=st.sampled_from([1, 7, 15, 31, 63, 128]),
     top_k=st.integers(1, 60),
     num_threads=st.sampled_from([1, 2, 5, None]),
     chunk_blocks=st.sampled_from([1, 3, 1024]),
@@ -51,15 +55,23 @@ def make_codes(num_rows: int, num_bits: int, seed: int) -> tuple[np.ndarray, np.
     seed=st.integers(0, 2**32),
 )
 def test_the_compiled_scan_equals_the_reference(
-    num_rows: int, num_bits: int, top_k: int, num_threads: int | None, chunk_blocks: int, is_filtered: bool, seed: int
+    num_rows: int,
+    dim: int,
+    bits: int,
+    limit: int,
+    top_k: int,
+    num_threads: int | None,
+    chunk_blocks: int,
+    is_filtered: bool,
+    seed: int,
 ) -> None:
-    blocks, ids, queries = make_codes(num_rows, num_bits, seed)
+    blocks, ids, queries = make_codes(num_rows, dim, seed, bits, limit)
     members = np.random.default_rng(seed).random(num_rows) < 0.5
     allowed = pack_mask(members) if is_filtered else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scan, "CHUNK_BLOCKS", chunk_blocks)
-        scores, rows = scan_top_k(blocks, ids, queries, top_k, allowed=allowed, num_threads=num_threads)
-    expected_scores, expected_rows = scan_top_k_reference(blocks, ids, queries, top_k, allowed=allowed)
+        scores, rows = scan_top_k(blocks, ids, queries, top_k, bits=bits, allowed=allowed, num_threads=num_threads)
+    expected_scores, expected_rows = scan_top_k_reference(blocks, ids, queries, top_k, bits=bits, allowed=allowed)
     assert scores.dtype == np.int32
     assert rows.dtype == np.int64
     assert np.array_equal(scores, expected_scores)
@@ -99,6 +111,8 @@ def test_a_query_alone_gets_what_it_gets_in_a_batch() -> None:
         ({"ids": np.arange(65, dtype=np.uint64)}, "blocks"),
         ({"ids": np.arange(64)}, "ids"),
         ({"top_k": 0}, "top_k"),
+        ({"bits": 3}, "bits"),
+        ({"bits": 2}, "blocks"),
         ({"allowed": np.zeros(1, dtype=np.uint32)}, "allowed"),
         ({"allowed": np.zeros(2, dtype=np.int64)}, "allowed"),
     ],
@@ -125,7 +139,7 @@ def test_an_installation_without_any_writable_cache_folder_still_compiles(tmp_pa
 import numpy as np
 from holdfast.kernels.scan_cpu import fill_table
 table = np.zeros((1, 256), dtype=np.int16)
-print(fill_table(table, np.arange(8, dtype=np.int8)), table[0, 6])
+print(fill_table(table, np.arange(8, dtype=np.int8), 1), table[0, 6])
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
