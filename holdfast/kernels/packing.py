@@ -2,9 +2,9 @@
 
 A code gives each dimension one of 2 ** bits levels, in 1, 2 or 4 bits, and is a row of bytes: dimension d lies in the
 bits from bits * d on, counted from the least significant bit of byte 0. So no nibble cuts a dimension in two, and one
-look-up of 16 entries serves every `bits`. Codes are stored in blocks of 32, transposed: byte row j of a block holds byte
-j of its 32 codes side by side, so that a scan reads one byte of many codes at once. The last block is padded with zeros.
-A set of rows is one 32-bit mask per block, bit i for its row i.
+look-up of 16 entries serves every `bits`. Codes are stored in blocks of 32, transposed: byte row j of a block holds
+byte j of its 32 codes side by side, so that a scan reads one byte of many codes at once. The last block is padded with
+zeros. A set of rows is one 32-bit mask per block, bit i for its row i.
 
 Source: the layout of André, Kermarrec and Le Scouarnec, "Cache locality is not enough" (VLDB 2015), with 32 lanes.
 """
