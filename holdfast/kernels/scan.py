@@ -3,13 +3,13 @@
 A code stands for the vector of its levels, evenly spaced about zero: 2 * level - (2 ** bits - 1), so -1 and +1 for one
 bit. Its score is the integer inner product with the query. The best `top_k` are those first in (score descending, id
 ascending), so a result depends neither on chunks, threads nor where a code is stored. `scan_top_k_reference` is the
-definition, `scan_cpu.py` the compiled kernel.
+definition; `scan_vector.py` and, for any processor, `scan_cpu.py` are the compiled kernels.
 """
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,17 +22,18 @@ from holdfast.kernels.packing import (
     num_blocks,
     num_code_bytes,
     pack,
-    pack_mask,
     unpack,
     unpack_mask,
 )
+from holdfast.kernels.threads import MAX_THREADS, num_processors, run_in_threads
 
-CHUNK_BLOCKS = 1024  # 32,768 codes: 1.5 MiB at 384 bits, and the unit of work of a thread
-QUERY_GROUP = 16
+MIN_WORK = 1024  # blocks times queries, about 0.1 ms: less is not worth waking a thread for
 NO_SCORE = np.int32(np.iinfo(np.int32).min)
 
 Scores = NDArray[np.int32]
 Rows = NDArray[np.int64]
+Scanner = Callable[[int, int, Scores, Rows], None]
+"""(first, last, scores, rows): take blocks [first, last) into the (Q, top_k) heaps `scores` and `rows`"""
 
 
 def scan_top_k(
@@ -63,33 +64,25 @@ def scan_top_k(
     Cost: N * dim * bits / 8 look-ups per query. Releases the interpreter lock.
     Reference: scan_top_k_reference, equal bit for bit.
     """
-    from holdfast.kernels.scan_cpu import scan_blocks  # compiles, or loads what was compiled, on the first call
-
     _check(blocks, ids, queries, top_k, bits, allowed)
-    masks = pack_mask(np.ones(len(ids), dtype=np.bool_)) if allowed is None else allowed
     num_queries, dim = queries.shape
-    padded = np.zeros((num_queries, num_code_bytes(dim, bits) * 8 // bits), dtype=np.int8)
+    padded = np.zeros((num_queries, blocks.shape[1] * 8 // bits), dtype=np.int8)
     padded[:, :dim] = queries
-    num_chunks = max(1, -(-len(blocks) // CHUNK_BLOCKS))
-    scores = np.full((num_chunks, num_queries, top_k), NO_SCORE, dtype=np.int32)
-    rows = np.full((num_chunks, num_queries, top_k), -1, dtype=np.int64)
-    inputs = _read_only(blocks), _read_only(ids), _read_only(masks)
+    masks = np.empty(0, dtype=np.uint32) if allowed is None else allowed
+    scan = _make_scanner(_as_stored(blocks), _as_stored(ids), _as_stored(masks), padded, bits)
+    work = num_queries * len(blocks)
+    num_workers = max(1, min(num_threads or num_processors(), work // MIN_WORK, MAX_THREADS))
+    size = len(blocks) if num_workers == 1 else max(MIN_WORK // num_queries, -(-len(blocks) // (4 * num_workers)))
+    chunks = iter(range(0, len(blocks), max(1, size)))  # shared: who is done takes the next
+    scores = np.full((num_workers, num_queries, top_k), NO_SCORE, dtype=np.int32)
+    rows = np.full((num_workers, num_queries, top_k), -1, dtype=np.int64)
 
-    def scan_part(part: tuple[int, int]) -> None:
-        chunk, query = part
-        group = slice(query, query + QUERY_GROUP)
-        first, last = chunk * CHUNK_BLOCKS, min((chunk + 1) * CHUNK_BLOCKS, len(blocks))
-        scan_blocks(*inputs, padded[group], bits, first, last, scores[chunk, group], rows[chunk, group])
+    def scan_some(worker: int) -> None:
+        for first in chunks:
+            scan(first, min(first + size, len(blocks)), scores[worker], rows[worker])
 
-    parts = [(chunk, query) for chunk in range(num_chunks) for query in range(0, num_queries, QUERY_GROUP)]
-    num_workers = min(len(parts), num_threads or os.cpu_count() or 1)
-    if num_workers <= 1:
-        for part in parts:
-            scan_part(part)
-    else:
-        with ThreadPoolExecutor(num_workers) as pool:
-            list(pool.map(scan_part, parts))
-    shape = (num_queries, num_chunks * top_k)
+    run_in_threads(scan_some, num_workers)
+    shape = (num_queries, num_workers * top_k)
     return _best(scores.swapaxes(0, 1).reshape(shape), rows.swapaxes(0, 1).reshape(shape), ids, top_k)
 
 
@@ -127,6 +120,27 @@ def total_order(scores: NDArray[np.generic], ids: NDArray[np.uint64], is_present
     return np.lexsort((ids, -scores.astype(np.float64), ~is_present), axis=1)
 
 
+def _make_scanner(
+    blocks: NDArray[np.uint8], ids: NDArray[np.uint64], masks: NDArray[np.uint32], queries: NDArray[np.int8], bits: int
+) -> Scanner:
+    """Return the scanner that this processor and these queries, padded to whole bytes of codes, allow.
+
+    Empty `masks` allow every row. The first call compiles, or loads what was compiled.
+    """
+    from holdfast.kernels.scan_cpu import scan_bytes
+    from holdfast.kernels.scan_vector import fill_tables, look_up_instruction, scan_tables
+
+    num_queries = len(queries)
+    if look_up_instruction() is not None:
+        for num_parts in (1, 2):
+            tables = np.empty((num_parts * num_queries, blocks.shape[1], 2, 16), dtype=np.uint8)
+            groups = np.empty(num_parts * num_queries, dtype=np.int64)
+            constants = np.empty(num_queries, dtype=np.int64)
+            if fill_tables(queries, bits, tables, groups, constants):
+                return partial(scan_tables, blocks, ids, masks, tables, groups, constants)
+    return partial(scan_bytes, blocks, ids, masks, queries, bits)
+
+
 def _best(scores: Scores, rows: Rows, ids: NDArray[np.uint64], top_k: int) -> tuple[Scores, Rows]:
     """Return the first `top_k` of each line of (Q, C) `scores` and `rows` in the total order; row -1 means none."""
     if len(ids) == 0:
@@ -135,9 +149,9 @@ def _best(scores: Scores, rows: Rows, ids: NDArray[np.uint64], top_k: int) -> tu
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
-def _read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a view that cannot be written, as memory-mapped arrays are: one compiled kernel serves both."""
-    view = array.view()
+def _as_stored(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the array contiguous and not to be written, as memory-mapped ones are: one compiled kernel serves all."""
+    view = np.ascontiguousarray(array).view()
     view.flags.writeable = False
     return view
 
