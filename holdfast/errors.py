@@ -11,7 +11,11 @@
     ├── Overloaded                 a queue is full; carries `retry_after_s`
     ├── RequestTimeout             the work did not finish in the time allowed
     ├── IntegrityError             stored bytes are not the bytes that were written
+    │   ├── DecryptionError        sealed bytes do not open: one message, whatever failed
+    │   └── TamperError            the store does not hold what the manifest says; `code` says how (see TAMPER_CODES)
+    ├── KeyUnavailable             the key provider is out of reach, refuses, or no longer has the key
     ├── StorageError               the disk is full or refuses to write
+    │   └── StoreUnavailable       a remote store does not answer; what it did is not known
     └── EngineError                the language model, or the upstream that serves it, failed
 
 HTTP statuses are assigned in one place, `serving/app.py`.
@@ -30,6 +34,19 @@ DOCUMENT_CODES = {
     "timeout": "took longer than the limit",
     "out_of_memory": "needed more memory than the limit",
     "crashed": "the reader died on it",
+}
+
+TAMPER_CODES = {
+    "forged": "the manifest is not signed with this collection's key",
+    "rolled_back": "a manifest older than one already seen",
+    "forked": "a history that parts from one already seen",
+    "omitted": "something the manifest lists is missing",
+    "unlisted": "something the manifest does not list",
+    "repeated": "the same row twice",
+    "swapped": "the bytes of another row",
+    "replayed": "bytes that were replaced or deleted since",
+    "truncated": "shorter than what was written",
+    "altered": "not the bytes that were written",
 }
 
 
@@ -113,10 +130,39 @@ class IntegrityError(HoldfastError):
     code = "integrity_error"
 
 
+class DecryptionError(IntegrityError):
+    """Sealed bytes do not open. Key, place, nonce, tag, padding: which of them failed is never told."""
+
+    code = "decryption_error"
+
+    def __init__(self) -> None:
+        super().__init__("sealed data does not open: it was altered, is not what was asked for, or its key is another")
+
+
+class TamperError(IntegrityError):
+    """The store does not hold what the manifest says; `code` is one of `TAMPER_CODES`."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        assert code in TAMPER_CODES, code
+        super().__init__(message, code=code)
+
+
+class KeyUnavailable(HoldfastError):
+    """The key provider is out of reach, refuses, or no longer has the key."""
+
+    code = "key_unavailable"
+
+
 class StorageError(HoldfastError):
     """The disk is full or refuses to write; nothing was committed."""
 
     code = "storage_error"
+
+
+class StoreUnavailable(StorageError):
+    """A remote store does not answer, or answers with an error; trying again may help and does no harm."""
+
+    code = "store_unavailable"
 
 
 class EngineError(HoldfastError):

