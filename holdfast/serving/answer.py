@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from holdfast.errors import ContextTooLong, EngineError, InvalidInput
 from holdfast.retrieval.order import canonical_order
 from holdfast.serving.citations import Citation, attribute, cite
+from holdfast.serving.collection_search import Ranking
 from holdfast.serving.engine.protocol import (
     DEFAULT_MAX_TOKENS,
     Delta,
@@ -57,8 +58,9 @@ class Retriever(Protocol):
         max_num_results: int,
         filters: dict[str, Any] | None = None,
         score_threshold: float = 0.0,
+        ranking: Ranking | None = None,
     ) -> list[Source]:
-        """Return the best passages over all stores and queries, score descending, then passage id ascending."""
+        """Return the best passages over all stores and queries, in a total order; no `ranking`: by fused scores."""
         ...
 
 
@@ -71,6 +73,8 @@ class FileSearch:
     max_num_results: int | None = None
     score_threshold: float | None = None
     """None: the server's relevance threshold"""
+    ranking: Ranking | None = None
+    """None: nearness and words by their scores"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,7 @@ class Searched:
 
     queries: tuple[str, ...]
     sources: tuple[Source, ...]
-    """all that were found, score descending"""
+    """all that were found, best first"""
     num_dropped: int
     """found and relevant, but cut because the context is full"""
 
@@ -200,8 +204,9 @@ class Answerer:
             max_num_results=search.max_num_results or self._num_passages,
             filters=search.filters,
             score_threshold=search.score_threshold or 0.0,
+            ranking=search.ranking,
         )
-        return sorted(found, key=_rank)
+        return sorted(found, key=_place)
 
     def _relevant(self, found: Sequence[Source], search: FileSearch, question: str) -> list[Source]:
         """Return the passages that may answer, best first, each text once; the request's own threshold goes alone."""
@@ -272,6 +277,6 @@ class Answerer:
         yield Done(prompt_tokens, num_tokens * request.sampling.n, extra)
 
 
-def _rank(source: Source) -> tuple[float, int, str, int]:
+def _place(source: Source) -> tuple[int, float, int, str, int]:
     """Best first; ties do not depend on the order in which passages were found."""
-    return (-source.score, source.passage_id, source.file_id, source.start)
+    return (source.rank, -source.score, source.passage_id, source.file_id, source.start)
