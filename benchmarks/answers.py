@@ -1,10 +1,10 @@
 """How often the `extract` engine's answer holds the answer, end to end, and how well it knows when there is none.
 
-Questions of three public sets over their own passages in memory: embed, search the binary index, answer. An answer
-counts when a gold answer stands in it, case, punctuation and articles aside. The engine's weights and the relevance
-rule were chosen on the held-out half of each sample (`part` "held out"); the other half ("test") is what counts.
-Unanswerable questions are those of one set asked over another set's passages, and ClapNQ's own, whose passage is on
-the subject but does not hold the answer.
+Questions of three public sets over their own passages in memory: embed, search the binary index and the words, answer.
+An answer counts when a gold answer stands in it, case, punctuation and articles aside. The engine's weights and the
+relevance rule were chosen on the held-out half of each sample (`part` "held out"); the other half ("test") is what
+counts. Unanswerable questions are those of one set asked over another set's passages, and ClapNQ's own, whose passage
+is on the subject but does not hold the answer.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.corpora import EMBEDDING_CACHE, EVAL_DATA, read_rows
+from benchmarks.corpora import EMBEDDING_CACHE, EVAL_DATA, WordIndex, read_rows
 from benchmarks.results import Result, Target, Value
 from holdfast.retrieval.embed import Embedder, make_embedder
 from holdfast.retrieval.embedding_cache import EmbeddingCache
 from holdfast.retrieval.evaluation_sets import document_text
 from holdfast.retrieval.index import BinaryIndex
 from holdfast.serving.answer import Answerer, Done, FileSearch, Finished
+from holdfast.serving.collection_search import POOL_SIZE, Candidate, best_fused, fuse_candidates
 from holdfast.serving.config import Settings
 from holdfast.serving.engine.extract import ExtractEngine
 from holdfast.serving.engine.protocol import Message, Sampling, Source
@@ -64,6 +65,7 @@ class Corpus:
 
     rows: Sequence[dict[str, Any]]
     index: BinaryIndex
+    words: WordIndex
     encode: Callable[[Sequence[str]], NDArray[np.float32]]
 
     async def retrieve(
@@ -72,9 +74,21 @@ class Corpus:
         return self.search(queries[0], max_num_results)
 
     def search(self, question: str, k: int) -> list[Source]:
-        found = self.index.search(self.encode([question]), k)
+        """Search as `serving/collection_search.py` does."""
+        query = self.encode([question])
+        text_scores = self.words.search(question, POOL_SIZE)
+        found = [self.index.search(query, POOL_SIZE)]
+        others = np.array(sorted(text_scores.keys() - set(found[0].ids[0].tolist())), dtype=np.uint64)
+        if len(others):
+            found.append(self.index.search(query, len(others), allowed_ids=others))
+        candidates = [
+            Candidate(self._source(row, score), text_scores.get(row, 0.0))
+            for result in found
+            for row, score in zip(result.ids[0].tolist(), result.scores[0].tolist(), strict=True)
+        ]
         return [
-            self._source(int(row), score) for row, score in zip(found.ids[0], found.scores[0].tolist(), strict=True)
+            replace(source, rank=rank)
+            for rank, source in enumerate(best_fused([fuse_candidates(candidates, None)], k))
         ]
 
     def _source(self, row: int, score: float) -> Source:
@@ -94,7 +108,7 @@ def load_corpus(name: str, embedder: Embedder, cache: EmbeddingCache) -> Corpus:
     index = BinaryIndex(embedder.dim)
     vectors = cache.encode([embedder.truncate(document_text(row)) for row in rows])
     index.add(np.arange(len(rows), dtype=np.uint64), vectors)
-    return Corpus(rows, index, embedder.encode)
+    return Corpus(rows, index, WordIndex([document_text(row) for row in rows]), embedder.encode)
 
 
 def load_questions(name: str, part: str, size: int) -> list[Question]:
@@ -190,7 +204,8 @@ def check() -> None:
     texts = ["The Alder Bridge was opened in 1932.", "The tower holds 450 cubic metres.", "Bananas hold potassium."]
     index = BinaryIndex(embedder.dim)
     index.add(np.arange(len(texts), dtype=np.uint64), embedder.encode(texts))
-    answerer = make_answerer(Corpus([{"text": text} for text in texts], index, embedder.encode), embedder)
+    corpus = Corpus([{"text": text} for text in texts], index, WordIndex(texts), embedder.encode)
+    answerer = make_answerer(corpus, embedder)
     finished, _ = asyncio.run(ask(answerer, "When was the Alder Bridge opened?"))
     assert finished.text == texts[0], finished.text
     assert [citation.quote for citation in finished.citations] == [texts[0]]

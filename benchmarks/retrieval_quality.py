@@ -7,7 +7,7 @@ since small sets are easy. Embeddings are kept in a cache; making them anew take
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -56,9 +56,14 @@ def _sets(embedder: Embedder, quick: bool) -> Iterator[EvaluationSet]:
     loaded = [load_evaluation_set(EVAL_DATA / name, embedder) for name in (QUICK_SETS if quick else SETS)]
     yield from loaded
     if not quick:
-        texts = [document_text(row) for name in DISTRACTORS for row in read_rows(EVAL_DATA / name / "corpus.jsonl.gz")]
-        texts += book_paragraphs(NUM_BOOK_PARAGRAPHS)
-        yield merge_sets("merged", loaded, [embedder.truncate(text) for text in texts])
+        yield load_merged(loaded, embedder)
+
+
+def load_merged(sets: Sequence[EvaluationSet], embedder: Embedder) -> EvaluationSet:
+    """Return all queries over all texts and the distractors."""
+    texts = [document_text(row) for name in DISTRACTORS for row in read_rows(EVAL_DATA / name / "corpus.jsonl.gz")]
+    texts += book_paragraphs(NUM_BOOK_PARAGRAPHS)
+    return merge_sets("merged", sets, [embedder.truncate(text) for text in texts])
 
 
 def _quality_row(report: Report) -> dict[str, Value]:

@@ -33,6 +33,7 @@ EMBEDDING = ("retrieval/embed.py",)
 HOMES = {
     "numpy": ("*",),
     "numba": ("kernels/*",),
+    "llvmlite": ("kernels/*",),
     "torch": ("kernels/*", "retrieval/embed.py", "serving/engine/*"),
     "transformers": (*EMBEDDING, "serving/engine/*"),
     "jinja2": ("serving/engine/*",),
@@ -57,7 +58,13 @@ IMPORTED_BY_OTHERS = {"defusedxml"}
 """openpyxl parses with it where it is installed."""
 COMMANDS = {"ruff", "mypy", "pytest-asyncio", "milvus-lite"}
 """Run by `make test`, or a plugin, so that no file imports them."""
-COMES_WITH = {"starlette": "fastapi", "anyio": "fastapi", "tokenizers": "transformers", "botocore": "boto3"}
+COMES_WITH = {
+    "starlette": "fastapi",
+    "anyio": "fastapi",
+    "tokenizers": "transformers",
+    "llvmlite": "numba",
+    "botocore": "boto3",
+}
 """What another dependency re-exports as part of its own interface."""
 
 

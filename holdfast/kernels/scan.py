@@ -1,28 +1,39 @@
-"""Exhaustive scan of 1-bit codes with an int8 query: exact integer scores, one total order.
+"""Exhaustive scan of 1-, 2- and 4-bit codes with an int8 query: exact integer scores, one total order.
 
-A code stands for the vector of signs +1 (bit set) and -1; its score is the integer inner product with the query. The
-best `top_k` are those first in (score descending, id ascending), so a result depends neither on chunks, threads nor
-where a code is stored. `scan_top_k_reference` is the definition, `scan_cpu.py` the compiled kernel.
+A code stands for the vector of its levels, evenly spaced about zero: 2 * level - (2 ** bits - 1), so -1 and +1 for one
+bit. Its score is the integer inner product with the query. The best `top_k` are those first in (score descending, id
+ascending), so a result depends neither on chunks, threads nor where a code is stored. `scan_top_k_reference` is the
+definition; `scan_vector.py` and, for any processor, `scan_cpu.py` are the compiled kernels.
 """
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.errors import ShapeError
-from holdfast.kernels.packing import BLOCK_SIZE, num_blocks, num_code_bytes, pack, pack_mask, unpack, unpack_mask
+from holdfast.kernels.packing import (
+    BLOCK_SIZE,
+    check_bits,
+    num_blocks,
+    num_code_bytes,
+    pack,
+    unpack,
+    unpack_mask,
+)
+from holdfast.kernels.threads import MAX_THREADS, num_processors, run_in_threads
 
-CHUNK_BLOCKS = 1024  # 32,768 codes: 1.5 MiB at 384 bits, and the unit of work of a thread
-QUERY_GROUP = 16
+MIN_WORK = 1024  # blocks times queries, about 0.1 ms: less is not worth waking a thread for
 NO_SCORE = np.int32(np.iinfo(np.int32).min)
 
 Scores = NDArray[np.int32]
 Rows = NDArray[np.int64]
+Scanner = Callable[[int, int, Scores, Rows], None]
+"""(first, last, scores, rows): take blocks [first, last) into the (Q, top_k) heaps `scores` and `rows`"""
 
 
 def scan_top_k(
@@ -31,16 +42,18 @@ def scan_top_k(
     queries: NDArray[np.int8],
     top_k: int,
     *,
+    bits: int = 1,
     allowed: NDArray[np.uint32] | None = None,
     num_threads: int | None = None,
 ) -> tuple[Scores, Rows]:
     """Return the `top_k` best codes of each query.
 
     Args:
-        blocks: (num_blocks(N), num_code_bytes(num_bits), 32) codes as `packing.pack` lays them out.
+        blocks: (num_blocks(N), num_code_bytes(dim, bits), 32) codes as `packing.pack` lays them out.
         ids: (N,) distinct identifiers; among equal scores the lower id is better.
-        queries: (Q, num_bits) integers.
+        queries: (Q, dim) integers.
         top_k: at least 1.
+        bits: of a dimension in a code: 1, 2 or 4.
         allowed: (num_blocks(N),) masks of the rows to consider, all when None.
         num_threads: at most this many threads; all processors when None.
 
@@ -48,36 +61,28 @@ def scan_top_k(
         scores: (Q, top_k) int32, best first, `NO_SCORE` where there are fewer than `top_k` rows.
         rows: (Q, top_k) int64, -1 where there are fewer.
 
-    Cost: N * num_bits / 8 look-ups per query. Releases the interpreter lock.
+    Cost: N * dim * bits / 8 look-ups per query. Releases the interpreter lock.
     Reference: scan_top_k_reference, equal bit for bit.
     """
-    from holdfast.kernels.scan_cpu import scan_blocks  # compiles, or loads what was compiled, on the first call
+    _check(blocks, ids, queries, top_k, bits, allowed)
+    num_queries, dim = queries.shape
+    padded = np.zeros((num_queries, blocks.shape[1] * 8 // bits), dtype=np.int8)
+    padded[:, :dim] = queries
+    masks = np.empty(0, dtype=np.uint32) if allowed is None else allowed
+    scan = _make_scanner(_as_stored(blocks), _as_stored(ids), _as_stored(masks), padded, bits)
+    work = num_queries * len(blocks)
+    num_workers = max(1, min(num_threads or num_processors(), work // MIN_WORK, MAX_THREADS))
+    size = len(blocks) if num_workers == 1 else max(MIN_WORK // num_queries, -(-len(blocks) // (4 * num_workers)))
+    chunks = iter(range(0, len(blocks), max(1, size)))  # shared: who is done takes the next
+    scores = np.full((num_workers, num_queries, top_k), NO_SCORE, dtype=np.int32)
+    rows = np.full((num_workers, num_queries, top_k), -1, dtype=np.int64)
 
-    _check(blocks, ids, queries, top_k, allowed)
-    masks = pack_mask(np.ones(len(ids), dtype=np.bool_)) if allowed is None else allowed
-    num_queries, num_bits = queries.shape
-    padded = np.zeros((num_queries, 8 * num_code_bytes(num_bits)), dtype=np.int8)
-    padded[:, :num_bits] = queries
-    num_chunks = max(1, -(-len(blocks) // CHUNK_BLOCKS))
-    scores = np.full((num_chunks, num_queries, top_k), NO_SCORE, dtype=np.int32)
-    rows = np.full((num_chunks, num_queries, top_k), -1, dtype=np.int64)
-    inputs = _read_only(blocks), _read_only(ids), _read_only(masks)
+    def scan_some(worker: int) -> None:
+        for first in chunks:
+            scan(first, min(first + size, len(blocks)), scores[worker], rows[worker])
 
-    def scan_part(part: tuple[int, int]) -> None:
-        chunk, query = part
-        group = slice(query, query + QUERY_GROUP)
-        first, last = chunk * CHUNK_BLOCKS, min((chunk + 1) * CHUNK_BLOCKS, len(blocks))
-        scan_blocks(*inputs, padded[group], first, last, scores[chunk, group], rows[chunk, group])
-
-    parts = [(chunk, query) for chunk in range(num_chunks) for query in range(0, num_queries, QUERY_GROUP)]
-    num_workers = min(len(parts), num_threads or os.cpu_count() or 1)
-    if num_workers <= 1:
-        for part in parts:
-            scan_part(part)
-    else:
-        with ThreadPoolExecutor(num_workers) as pool:
-            list(pool.map(scan_part, parts))
-    shape = (num_queries, num_chunks * top_k)
+    run_in_threads(scan_some, num_workers)
+    shape = (num_queries, num_workers * top_k)
     return _best(scores.swapaxes(0, 1).reshape(shape), rows.swapaxes(0, 1).reshape(shape), ids, top_k)
 
 
@@ -92,14 +97,15 @@ def scan_top_k_reference(
     queries: NDArray[np.int8],
     top_k: int,
     *,
+    bits: int = 1,
     allowed: NDArray[np.uint32] | None = None,
 ) -> tuple[Scores, Rows]:
     """The definition of `scan_top_k`, in plain NumPy."""
-    _check(blocks, ids, queries, top_k, allowed)
-    num_queries, num_bits = queries.shape
-    signs = np.where(unpack(blocks, len(ids), num_bits), np.int32(1), np.int32(-1))
+    _check(blocks, ids, queries, top_k, bits, allowed)
+    num_queries, dim = queries.shape
+    values = 2 * unpack(blocks, len(ids), dim, bits).astype(np.int32) - np.int32((1 << bits) - 1)
     members = np.ones(len(ids), dtype=np.bool_) if allowed is None else unpack_mask(allowed, len(ids))
-    scores = np.where(members, queries.astype(np.int32) @ signs.T, NO_SCORE).astype(np.int32)
+    scores = np.where(members, queries.astype(np.int32) @ values.T, NO_SCORE).astype(np.int32)
     rows = np.where(members, np.arange(len(ids)), -1)
     shape = (num_queries, len(ids) + top_k)
     padded_scores = np.full(shape, NO_SCORE, dtype=np.int32)
@@ -114,6 +120,27 @@ def total_order(scores: NDArray[np.generic], ids: NDArray[np.uint64], is_present
     return np.lexsort((ids, -scores.astype(np.float64), ~is_present), axis=1)
 
 
+def _make_scanner(
+    blocks: NDArray[np.uint8], ids: NDArray[np.uint64], masks: NDArray[np.uint32], queries: NDArray[np.int8], bits: int
+) -> Scanner:
+    """Return the scanner that this processor and these queries, padded to whole bytes of codes, allow.
+
+    Empty `masks` allow every row. The first call compiles, or loads what was compiled.
+    """
+    from holdfast.kernels.scan_cpu import scan_bytes
+    from holdfast.kernels.scan_vector import fill_tables, look_up_instruction, scan_tables
+
+    num_queries = len(queries)
+    if look_up_instruction() is not None:
+        for num_parts in (1, 2):
+            tables = np.empty((num_parts * num_queries, blocks.shape[1], 2, 16), dtype=np.uint8)
+            groups = np.empty(num_parts * num_queries, dtype=np.int64)
+            constants = np.empty(num_queries, dtype=np.int64)
+            if fill_tables(queries, bits, tables, groups, constants):
+                return partial(scan_tables, blocks, ids, masks, tables, groups, constants)
+    return partial(scan_bytes, blocks, ids, masks, queries, bits)
+
+
 def _best(scores: Scores, rows: Rows, ids: NDArray[np.uint64], top_k: int) -> tuple[Scores, Rows]:
     """Return the first `top_k` of each line of (Q, C) `scores` and `rows` in the total order; row -1 means none."""
     if len(ids) == 0:
@@ -122,9 +149,9 @@ def _best(scores: Scores, rows: Rows, ids: NDArray[np.uint64], top_k: int) -> tu
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
-def _read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a view that cannot be written, as memory-mapped arrays are: one compiled kernel serves both."""
-    view = array.view()
+def _as_stored(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the array contiguous and not to be written, as memory-mapped ones are: one compiled kernel serves all."""
+    view = np.ascontiguousarray(array).view()
     view.flags.writeable = False
     return view
 
@@ -134,11 +161,13 @@ def _check(
     ids: NDArray[np.uint64],
     queries: NDArray[np.int8],
     top_k: int,
+    bits: int,
     allowed: NDArray[np.uint32] | None,
 ) -> None:
+    check_bits(bits)
     if queries.ndim != 2 or queries.dtype != np.int8:
-        raise ShapeError(f"queries must be (Q, num_bits) int8, not {queries.shape} {queries.dtype}", param="queries")
-    expected = (num_blocks(len(ids)), num_code_bytes(queries.shape[1]), BLOCK_SIZE)
+        raise ShapeError(f"queries must be (Q, dim) int8, not {queries.shape} {queries.dtype}", param="queries")
+    expected = (num_blocks(len(ids)), num_code_bytes(queries.shape[1], bits), BLOCK_SIZE)
     if blocks.shape != expected or blocks.dtype != np.uint8:
         raise ShapeError(f"blocks must be {expected} uint8, not {blocks.shape} {blocks.dtype}", param="blocks")
     if ids.ndim != 1 or ids.dtype != np.uint64:

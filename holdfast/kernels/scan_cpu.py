@@ -1,4 +1,6 @@
-"""The compiled kernel of `scan.py`: every byte of a code is looked up in a table of the query's 256 partial sums.
+"""The compiled kernel of `scan.py` for any processor, and what it shares with the one of vector instructions.
+
+Every byte of a code is looked up in a table of the query's 256 partial sums. The best rows are kept in a heap.
 
 Kept in a module of its own because importing it imports numba. Compiled code is cached beside this file or in the
 user's cache folder; where neither can be written to, it is compiled once per process.
@@ -27,60 +29,84 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 @compiled
-def scan_blocks(
+def scan_bytes(
     blocks: NDArray[np.uint8],
     ids: NDArray[np.uint64],
     masks: NDArray[np.uint32],
     queries: NDArray[np.int8],
+    bits: int,
     first: int,
     last: int,
     scores: NDArray[np.int32],
     rows: NDArray[np.int64],
 ) -> None:
-    """Keep in (Q, top_k) `scores` and `rows` the best of blocks [first, last), best first; row -1 marks no row."""
+    """Take blocks [first, last) into the (Q, top_k) heaps `scores` and `rows`, worst first; row -1 is none."""
     num_bytes = blocks.shape[1]
-    table = np.zeros((num_bytes, 256), dtype=np.int16)  # at most 8 * 127
+    table = np.zeros((num_bytes, 256), dtype=np.int16)  # at most 2 * 15 * 128
+    sums = np.empty(BLOCK_SIZE, dtype=np.int32)
     for query in range(len(queries)):
-        total = fill_table(table, queries[query])
+        constant = -((1 << bits) - 1) * fill_table(table, queries[query], bits)
         for block in range(first, last):
-            if masks[block] == 0:
+            mask = block_mask(masks, len(ids), block)
+            if mask == 0:
                 continue
+            sums[:] = 0
+            for byte in range(num_bytes):
+                for lane in range(BLOCK_SIZE):
+                    sums[lane] += table[byte, blocks[block, byte, lane]]
             for lane in range(BLOCK_SIZE):
-                if (masks[block] >> lane) & 1:
-                    score = 0
-                    for byte in range(num_bytes):
-                        score += table[byte, blocks[block, byte, lane]]
-                    score = 2 * score - total
-                    if score >= scores[query, -1]:
-                        insert(scores[query], rows[query], ids, score, block * BLOCK_SIZE + lane)
+                score = 2 * np.int64(sums[lane]) + constant
+                if (mask >> lane) & 1 and score >= scores[query, 0]:
+                    offer(scores[query], rows[query], ids, score, block * BLOCK_SIZE + lane)
 
 
 @compiled
-def fill_table(table: NDArray[np.int16], query: NDArray[np.int8]) -> int:
-    """Set table[byte, value] to the sum of the query where `value` has bits; return the sum of the whole query."""
+def fill_table(table: NDArray[np.int16], query: NDArray[np.int8], bits: int) -> int:
+    """Set table[byte, value] to the sum of level times query in that byte; return the sum of the whole query."""
     total = 0
+    per_byte = 8 // bits
     for byte in range(len(table)):
-        for bit in range(8):
-            weight = query[8 * byte + bit]
+        for place in range(per_byte):
+            weight = query[per_byte * byte + place]
             total += weight
-            for low in range(1 << bit):
-                table[byte, (1 << bit) + low] = table[byte, low] + weight
+            for level in range(1, 1 << bits):
+                for low in range(1 << (bits * place)):
+                    table[byte, (level << (bits * place)) + low] = table[byte, low] + level * weight
     return total
 
 
 @compiled
-def insert(scores: NDArray[np.int32], rows: NDArray[np.int64], ids: NDArray[np.uint64], score: int, row: int) -> None:
-    """Put (score, row) in its place in a sorted list, if it has one, and drop the last."""
-    place = len(rows)
-    while place > 0 and (
-        rows[place - 1] < 0
-        or scores[place - 1] < score
-        or (scores[place - 1] == score and ids[rows[place - 1]] > ids[row])
-    ):
-        place -= 1
-    for later in range(len(rows) - 1, place, -1):
-        scores[later] = scores[later - 1]
-        rows[later] = rows[later - 1]
-    if place < len(rows):
-        scores[place] = score
-        rows[place] = row
+def block_mask(masks: NDArray[np.uint32], num_rows: int, block: int) -> np.uint32:
+    """Return the mask of the rows of a block that exist and are allowed."""
+    mask = np.uint32(0xFFFFFFFF) if len(masks) == 0 else masks[block]
+    present = num_rows - block * BLOCK_SIZE
+    if present < BLOCK_SIZE:
+        mask &= np.uint32((np.int64(1) << present) - 1)
+    return mask
+
+
+@compiled
+def offer(scores: NDArray[np.int32], rows: NDArray[np.int64], ids: NDArray[np.uint64], score: int, row: int) -> None:
+    """Put (score, row) into a heap in place of its worst, which comes first, if that is worse."""
+    if not is_worse(scores[0], rows[0], score, row, ids):
+        return
+    place = 0
+    while True:
+        child = 2 * place + 1
+        if child >= len(rows):
+            break
+        if child + 1 < len(rows) and is_worse(scores[child + 1], rows[child + 1], scores[child], rows[child], ids):
+            child += 1
+        if not is_worse(scores[child], rows[child], score, row, ids):
+            break
+        scores[place], rows[place] = scores[child], rows[child]
+        place = child
+    scores[place], rows[place] = score, row
+
+
+@compiled
+def is_worse(score: int, row: int, other_score: int, other_row: int, ids: NDArray[np.uint64]) -> bool:
+    """Whether (score, row) comes after another in the total order; row -1, which is none, comes after all."""
+    if row < 0 or other_row < 0:
+        return row < other_row
+    return score < other_score or (score == other_score and ids[row] > ids[other_row])

@@ -106,6 +106,23 @@ class Embedder:
         np.divide(vectors, norms, out=vectors, where=norms > 0)
         return vectors
 
+    def encode_tokens(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        """Return each text's (T, dim) unit-norm vectors of its tokens, special ones too; cut at the model's window."""
+        encoded: list[NDArray[np.float32]] = []
+        for first in range(0, len(texts), BATCH_SIZE):
+            with self._lock:
+                batch = self._model.encode(
+                    list(texts[first : first + BATCH_SIZE]),
+                    batch_size=BATCH_SIZE,
+                    show_progress_bar=False,
+                    output_value="token_embeddings",
+                    convert_to_numpy=True,
+                )
+            for tokens in batch:
+                vectors = np.asarray(tokens, dtype=np.float32)
+                encoded.append(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+        return encoded
+
     def truncate(self, text: str) -> str:
         """Return the longest beginning of `text` that the model reads at once (what public benchmarks embed)."""
         if len(text) <= self.max_tokens:  # a word-piece covers at least one character

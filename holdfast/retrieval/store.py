@@ -1,4 +1,4 @@
-"""Documents, passages and vectors in SQLite, and which collections hold which documents.
+"""Documents, passages, vectors and words in SQLite, and which collections hold which documents.
 
 This is the truth; indexes are derived from it and can be made again. Functions take the connection they work on, and
 the caller owns the transaction. A document is known by what it was made from (`DocumentKey`), so the same bytes are
@@ -9,6 +9,7 @@ every collection and after every re-upload.
 from __future__ import annotations
 
 import hashlib
+import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from holdfast.retrieval.chunks import Chunking, Passage
 from holdfast.retrieval.documents import Document
+from holdfast.retrieval.lexical import add_words, check_words, drop_words, remove_words
 
 SCHEMA = """
 CREATE TABLE documents (
@@ -164,7 +166,10 @@ def link_document(connection: sqlite3.Connection, collection: int, document: int
     cursor = connection.execute(
         "INSERT OR IGNORE INTO collection_documents (collection, document) VALUES (?, ?)", (collection, document)
     )
-    return cursor.rowcount == 1
+    if cursor.rowcount != 1:
+        return False
+    add_words(connection, collection, document)
+    return True
 
 
 def unlink_documents(connection: sqlite3.Connection, collection: int, documents: Sequence[int]) -> None:
@@ -172,6 +177,7 @@ def unlink_documents(connection: sqlite3.Connection, collection: int, documents:
 
     A saved segment that still has their codes is forgotten: its other documents count as unsaved again.
     """
+    remove_words(connection, collection, documents)
     for document in documents:
         connection.execute(
             "DELETE FROM segments WHERE name = (SELECT segment FROM collection_documents "
@@ -190,6 +196,7 @@ def unlink_documents(connection: sqlite3.Connection, collection: int, documents:
 
 def delete_collection(connection: sqlite3.Connection, collection: int) -> None:
     """Delete a collection and the documents that no other holds."""
+    drop_words(connection, collection)
     rows = connection.execute("SELECT document FROM collection_documents WHERE collection = ?", (collection,))
     unlink_documents(connection, collection, [int(row["document"]) for row in rows.fetchall()])
     connection.execute("DELETE FROM collections WHERE id = ?", (collection,))
@@ -202,17 +209,17 @@ def load_text(connection: sqlite3.Connection, document: int) -> str:
 
 def load_passages(connection: sqlite3.Connection, collection: int, ids: Sequence[int]) -> dict[int, StoredPassage]:
     """Return those of the passages `ids` that the collection holds, by id."""
+    rows = connection.execute(
+        "SELECT p.* FROM passages p JOIN collection_documents c ON c.document = p.document "
+        "WHERE p.id IN (SELECT value FROM json_each(?)) AND c.collection = ?",
+        (json.dumps([_to_signed(passage_id) for passage_id in ids]), collection),
+    )
     found = {}
-    for passage_id in ids:
-        row = connection.execute(
-            "SELECT p.* FROM passages p JOIN collection_documents c ON c.document = p.document "
-            "WHERE p.id = ? AND c.collection = ?",
-            (_to_signed(passage_id), collection),
-        ).fetchone()
-        if row is not None:
-            found[passage_id] = StoredPassage(
-                passage_id, row["document"], row["start"], row["end"], row["page"], row["heading"], row["text"]
-            )
+    for row in rows:
+        passage_id = int(row["id"]) % 2**64
+        found[passage_id] = StoredPassage(
+            passage_id, row["document"], row["start"], row["end"], row["page"], row["heading"], row["text"]
+        )
     return found
 
 
@@ -261,7 +268,7 @@ def replace_segment(connection: sqlite3.Connection, collection: int, name: str |
 
 
 def check_documents(connection: sqlite3.Connection, dim: int) -> Iterator[str]:
-    """Yield one line per fault: checksums of texts and vectors, passages against texts, documents held by nothing."""
+    """Yield one line per fault: checksums, passages against texts, documents held by nothing, words of others."""
     rows = connection.execute(
         "SELECT d.*, t.text, t.checksum AS text_checksum, v.ids, v.vectors, v.checksum AS vectors_checksum, "
         "EXISTS (SELECT 1 FROM collection_documents c WHERE c.document = d.id) AS is_held "
@@ -282,6 +289,8 @@ def check_documents(connection: sqlite3.Connection, dim: int) -> Iterator[str]:
         chunking = Chunking(row["max_tokens"], row["overlap_tokens"])
         key = DocumentKey(row["owner"], row["sha256"], row["reader"], chunking, row["model_id"])
         yield from _check_passages(connection, name, row["id"], key, row["text"], row["num_passages"])
+    for row in connection.execute("SELECT id FROM collections ORDER BY id").fetchall():
+        yield from check_words(connection, row["id"])
 
 
 def _check_passages(

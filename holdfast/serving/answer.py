@@ -1,8 +1,8 @@
 """Retrieve, put in canonical order, generate, cite.
 
-A question with vector stores becomes: a standalone question, its nearest passages, those above the relevance
-threshold, cut to what the model's context holds (lowest ranked dropped first, and said), sorted by content hash, and
-an answer whose citations are verbatim spans of the files.
+A question with vector stores becomes: a standalone question, its best passages without those that repeat a better one
+(and that is said), those above the relevance threshold, cut to what the model's context holds (lowest ranked dropped
+first, and said), sorted by content hash, and an answer whose citations are verbatim spans of the files.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from holdfast.errors import ContextTooLong, EngineError, InvalidInput
+from holdfast.retrieval.duplicates import distinct_rows
 from holdfast.retrieval.order import canonical_order
 from holdfast.serving.citations import Citation, attribute, cite
+from holdfast.serving.collection_search import Ranking
 from holdfast.serving.engine.protocol import (
     DEFAULT_MAX_TOKENS,
     Delta,
@@ -45,6 +47,10 @@ __all__ = [
 ]
 
 
+SPARE_FACTOR = 2
+"""passages fetched for each that is wanted, to take the places of repetitions"""
+
+
 class Retriever(Protocol):
     """Finds passages; implemented by `serving/service.py` over the tenant's collections."""
 
@@ -57,8 +63,9 @@ class Retriever(Protocol):
         max_num_results: int,
         filters: dict[str, Any] | None = None,
         score_threshold: float = 0.0,
+        ranking: Ranking | None = None,
     ) -> list[Source]:
-        """Return the best passages over all stores and queries, score descending, then passage id ascending."""
+        """Return the best passages over all stores and queries, in a total order; no `ranking`: by fused scores."""
         ...
 
 
@@ -71,6 +78,8 @@ class FileSearch:
     max_num_results: int | None = None
     score_threshold: float | None = None
     """None: the server's relevance threshold"""
+    ranking: Ranking | None = None
+    """None: nearness and words by their scores"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +88,11 @@ class Searched:
 
     queries: tuple[str, ...]
     sources: tuple[Source, ...]
-    """all that were found, score descending"""
+    """all that were found, best first"""
     num_dropped: int
     """found and relevant, but cut because the context is full"""
+    num_repeated: int = 0
+    """left out because they repeat a better one"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,14 +172,14 @@ class Answerer:
                 yield event
             return
         request = replace(request, question=await self._standalone(messages))
-        found = await self._find(tenant, request.question, search)
+        found, num_repeated = await self._find(tenant, request.question, search)
         relevant = self._relevant(found, search, question)
         kept = await asyncio.to_thread(self._fitting, request, relevant)
         request = replace(request, sources=tuple(kept[row] for row in canonical_order([s.text for s in kept])))
         await asyncio.to_thread(self._engine.check, request)
         num_dropped = len(relevant) - len(kept)
-        yield Searched((request.question,), tuple(found), num_dropped)
-        extra = {"is_answered": bool(kept), "num_dropped": num_dropped}
+        yield Searched((request.question,), tuple(found), num_dropped, num_repeated)
+        extra = {"is_answered": bool(kept), "num_dropped": num_dropped, "num_repeated": num_repeated}
         events = self._generate(request, extra) if kept else self._decline(request, extra)
         async with aclosing(events):
             async for event in events:
@@ -192,26 +203,28 @@ class Answerer:
         lines = [line.strip() for line in rewritten.splitlines() if line.strip()]
         return lines[0] if len(lines) == 1 and any(character.isalpha() for character in lines[0]) else by_rules
 
-    async def _find(self, tenant: str, question: str, search: FileSearch) -> list[Source]:
+    async def _find(self, tenant: str, question: str, search: FileSearch) -> tuple[list[Source], int]:
+        """Return the best distinct passages, and how many repeated one of them; the next best take their places."""
+        num_wanted = search.max_num_results or self._num_passages
         found = await self._retriever.retrieve(
             tenant,
             search.vector_store_ids,
             [question],
-            max_num_results=search.max_num_results or self._num_passages,
+            max_num_results=SPARE_FACTOR * num_wanted,
             filters=search.filters,
             score_threshold=search.score_threshold or 0.0,
+            ranking=search.ranking,
         )
-        return sorted(found, key=_rank)
+        found = sorted(found, key=_place)
+        rows = distinct_rows([source.text for source in found])
+        num_seen = rows[num_wanted - 1] + 1 if len(rows) >= num_wanted else len(found)
+        return [found[row] for row in rows[:num_wanted]], num_seen - min(len(rows), num_wanted)
 
     def _relevant(self, found: Sequence[Source], search: FileSearch, question: str) -> list[Source]:
-        """Return the passages that may answer, best first, each text once; the request's own threshold goes alone."""
+        """Return the passages that may answer, best first; the request's own threshold goes alone."""
         if search.score_threshold is None:
-            found = relevant_sources(found, question, self._relevance_threshold)
-        by_text: dict[str, Source] = {}
-        for source in found:
-            if source.score >= (search.score_threshold or 0.0):
-                by_text.setdefault(source.text, source)
-        return list(by_text.values())
+            return relevant_sources(found, question, self._relevance_threshold)
+        return [source for source in found if source.score >= search.score_threshold]
 
     def _fitting(self, request: EngineRequest, ranked: list[Source]) -> list[Source]:
         """Return the longest beginning of `ranked` that leaves the answer its room in the context."""
@@ -272,6 +285,6 @@ class Answerer:
         yield Done(prompt_tokens, num_tokens * request.sampling.n, extra)
 
 
-def _rank(source: Source) -> tuple[float, int, str, int]:
+def _place(source: Source) -> tuple[int, float, int, str, int]:
     """Best first; ties do not depend on the order in which passages were found."""
-    return (-source.score, source.passage_id, source.file_id, source.start)
+    return (source.rank, -source.score, source.passage_id, source.file_id, source.start)

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
@@ -42,6 +43,7 @@ from holdfast.serving.api import (
 from holdfast.serving.api.errors import ErrorResponse, error_body, make_error, to_invalid_input
 from holdfast.serving.api_keys import ApiKeys
 from holdfast.serving.config import Settings
+from holdfast.serving.exposure import check_host
 from holdfast.serving.limits import Gate
 from holdfast.serving.metrics import Metrics
 from holdfast.serving.middleware import RequestMiddleware
@@ -98,6 +100,12 @@ def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
         redirect_slashes=False,
         responses={"4XX": {"model": ErrorResponse}, "5XX": {"model": ErrorResponse}},
     )
+
+    def authenticate(headers: Headers) -> str:
+        if not settings.allow_open and keys.is_open():
+            check_host(headers.get("host"))
+        return keys.tenant_of(headers.get("authorization"))
+
     limits = (settings.max_concurrent_requests, settings.max_queued_requests)
     app.state.settings = settings
     app.state.service = service
@@ -110,7 +118,7 @@ def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
     metrics.watch(app.state.searches)
     app.add_middleware(
         RequestMiddleware,
-        authenticate=keys.tenant_of,
+        authenticate=authenticate,
         render=render_error,
         metrics=metrics,
         max_body_bytes=settings.max_body_bytes,

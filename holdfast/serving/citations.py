@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from holdfast.retrieval.sentences import split_sentences
+from holdfast.retrieval.words import content_words
 from holdfast.serving.engine.protocol import Quote, Source
 from holdfast.serving.prompts import NOT_IN_FILES
-from holdfast.serving.words import content_words
 
 MIN_COVERAGE = 0.5
 """share of an answer sentence's word weight that the quoted sentence must hold"""

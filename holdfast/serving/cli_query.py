@@ -45,7 +45,7 @@ def search(service: Service, store_id: str, query: str, k: int) -> list[Source]:
     """Return the best `k` passages."""
     if not query.strip():
         raise InvalidInput("the query is empty", param="query")
-    return service.collections.search(DEFAULT_TENANT, store_id, service.embedder.encode([query]), k)
+    return asyncio.run(service.retrieve(DEFAULT_TENANT, [store_id], [query], max_num_results=k))
 
 
 def list_models(settings: Settings, *, as_json: bool) -> None:

@@ -14,7 +14,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,8 @@ from holdfast.retrieval import store
 from holdfast.retrieval.chunks import Chunking
 from holdfast.retrieval.embed import Embedder
 from holdfast.retrieval.filters import make_filter
-from holdfast.serving.collection_search import search_passages
+from holdfast.retrieval.index import BinaryIndex
+from holdfast.serving.collection_search import Candidate, find_candidates, search_passages
 from holdfast.serving.database import Cursor, Database, Page, fetch_page
 from holdfast.serving.engine.protocol import Source
 from holdfast.serving.files import Files
@@ -66,7 +67,9 @@ log = logging.getLogger(__name__)
 
 Sources = list[Source]
 StoredFiles = list[StoredFile]
+Candidates = list[Candidate]
 Lines = list[str]
+T = TypeVar("T")
 
 CHOSEN_ID = re.compile(r"vs_[A-Za-z0-9_-]{1,64}")
 ACTIVITY_RESOLUTION_S = 60
@@ -287,28 +290,32 @@ class Collections:
         The score is max(0, cosine). `filters` is OpenAI's comparison or compound filter over file attributes, checked
         here (InvalidInput names the faulty part). `exact` ranks by the stored float vectors instead of the codes.
         """
-        if query_vectors.ndim != 2 or query_vectors.shape[1] != self.embedder.dim:
-            shape = query_vectors.shape
-            raise ShapeError(f"query_vectors must be (Q, {self.embedder.dim}), not {shape}", param="query_vectors")
+        self._check_queries(query_vectors)
         predicate = None if filters is None else make_filter(filters)
-        row = find_store(self.database.read(), tenant, vector_store_id)
-        self._refuse_expired(row)
-        self._touch(row)
-        index = self.contents.index(row["position"])
-        for is_last_try in (False, True):
-            try:
-                with index.reading() as codes, self.database.snapshot() as connection:
-                    find_store(connection, tenant, vector_store_id)
-                    sources = search_passages(
-                        connection, row["position"], None if exact else codes, query_vectors, k, predicate
-                    )
-                break
-            except IntegrityError as error:
-                if is_last_try:
-                    raise
-                log.warning("vector store %s: %s; making its index again from the database", vector_store_id, error)
-                index.discard_segment()
+
+        def find(connection: sqlite3.Connection, position: int, index: BinaryIndex) -> Sources:
+            return search_passages(connection, position, None if exact else index, query_vectors, k, predicate)
+
+        sources = self._search(tenant, vector_store_id, find)
         return [source for source in sources if source.score >= score_threshold]
+
+    def find_candidates(
+        self,
+        tenant: str,
+        vector_store_id: str,
+        query_vector: NDArray[np.float32],
+        question: str,
+        *,
+        filters: dict[str, Any] | None = None,
+    ) -> Candidates:
+        """Return the passages nearest to `query_vector` (1, dim), and those that hold the words of `question` best."""
+        self._check_queries(query_vector)
+        predicate = None if filters is None else make_filter(filters)
+
+        def find(connection: sqlite3.Connection, position: int, index: BinaryIndex) -> Candidates:
+            return find_candidates(connection, position, index, query_vector, question, predicate)
+
+        return self._search(tenant, vector_store_id, find)
 
     # housekeeping
 
@@ -333,6 +340,31 @@ class Collections:
     def close(self) -> None:
         """Save what the indexes hold; call before the database is closed."""
         self.contents.close()
+
+    def _search(
+        self, tenant: str, vector_store_id: str, find: Callable[[sqlite3.Connection, int, BinaryIndex], T]
+    ) -> T:
+        """Return what `find` finds in one state of a vector store; a damaged index is made again on the way."""
+        row = find_store(self.database.read(), tenant, vector_store_id)
+        self._refuse_expired(row)
+        self._touch(row)
+        index = self.contents.index(row["position"])
+        for is_last_try in (False, True):
+            try:
+                with index.reading() as codes, self.database.snapshot() as connection:
+                    find_store(connection, tenant, vector_store_id)
+                    return find(connection, row["position"], codes)
+            except IntegrityError as error:
+                if is_last_try:
+                    raise
+                log.warning("vector store %s: %s; making its index again from the database", vector_store_id, error)
+                index.discard_segment()
+        raise AssertionError("the last try returns or raises")
+
+    def _check_queries(self, query_vectors: NDArray[np.float32]) -> None:
+        if query_vectors.ndim != 2 or query_vectors.shape[1] != self.embedder.dim:
+            shape = query_vectors.shape
+            raise ShapeError(f"query_vectors must be (Q, {self.embedder.dim}), not {shape}", param="query_vectors")
 
     def _detach_rechunked(self, position: int, files: dict[str, NewFile]) -> None:
         """Take out the files that are in the store with another chunking than they are attached with now."""

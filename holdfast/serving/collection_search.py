@@ -1,10 +1,16 @@
-"""Search of one vector store: index or exact vectors, attribute filters, and the file each passage is cited from."""
+"""Search of one vector store: index or exact vectors, words, attribute filters, and the file a passage is cited from.
+
+Hybrid search takes from each store the passages nearest to the question and those that hold its words best, and fuses
+the two over all stores. A passage's `score` is its cosine all the same, so that a threshold means one thing: fusing
+decides which passages come, and in which order.
+"""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +19,35 @@ from numpy.typing import NDArray
 from holdfast.retrieval import store
 from holdfast.retrieval.exact import search_exact
 from holdfast.retrieval.filters import Predicate
+from holdfast.retrieval.fuse import fuse_rankings, fuse_scores
 from holdfast.retrieval.index import BinaryIndex, SearchResult
+from holdfast.retrieval.lexical import search_words
 from holdfast.serving.engine.protocol import Source
 
 COMPLETED_FILES = """
 SELECT f.id, f.filename, s.attributes, s.document FROM store_files s JOIN files f ON f.position = s.file
 WHERE s.store = ? AND s.status = 'completed'"""
+
+POOL_SIZE = 100
+"""passages that each ranking brings into the fusion, whatever `k`: a longer result begins as a shorter one does"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The weights of reciprocal rank fusion, as OpenAI's `hybrid_search` has them; one at least is above 0."""
+
+    embedding_weight: float
+    text_weight: float
+    """0: nearness alone"""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A passage before the rankings are fused."""
+
+    source: Source
+    text_score: float
+    """BM25 among its own store's passages, 0 where it is not among the best"""
 
 
 def search_passages(
@@ -50,10 +79,57 @@ def search_passages(
     else:
         allowed_ids = None if documents is None else store.load_passage_ids(connection, documents)
         result = index.search(queries, k, allowed_ids=allowed_ids)
-    best = _merge(result, k)
-    passages = store.load_passages(connection, collection, [passage_id for passage_id, _ in best])
-    files = _cited_files(connection, collection, {passage.document for passage in passages.values()}, predicate)
-    return [_to_source(passages[passage_id], score, files[passages[passage_id].document]) for passage_id, score in best]
+    return _to_sources(connection, collection, _merge(result, k), predicate)
+
+
+def find_candidates(
+    connection: sqlite3.Connection,
+    collection: int,
+    index: BinaryIndex,
+    query: NDArray[np.float32],
+    question: str,
+    predicate: Predicate | None,
+) -> list[Candidate]:
+    """Return what one store has for `fuse_candidates`: the passages nearest to `query` (1, dim) and by `question`."""
+    documents = None if predicate is None else _matching_documents(connection, collection, predicate)
+    if len(index) == 0 or (documents is not None and not documents):
+        return []
+    allowed_ids = None if documents is None else store.load_passage_ids(connection, documents)
+    near = _merge(index.search(query, POOL_SIZE, allowed_ids=allowed_ids), POOL_SIZE)
+    text_scores = dict(search_words(connection, collection, question, POOL_SIZE, documents=documents))
+    others = np.array(sorted(text_scores.keys() - dict(near).keys()), dtype=np.uint64)
+    if len(others):
+        near += _merge(index.search(query, len(others), allowed_ids=others), len(others))
+    sources = _to_sources(connection, collection, near, predicate)
+    return [Candidate(source, text_scores.get(source.passage_id, 0.0)) for source in sources]
+
+
+def fuse_candidates(candidates: Iterable[Candidate], ranking: Ranking | None) -> list[tuple[Source, float]]:
+    """Return the candidates of one question, from any number of stores, with their worth, best first, then by id.
+
+    `ranking` fuses ranks, None scores. A passage that several stores hold is the first one's.
+    """
+    known: dict[int, Candidate] = {}
+    for candidate in candidates:
+        known.setdefault(candidate.source.passage_id, candidate)
+    cosines = {passage_id: candidate.source.score for passage_id, candidate in known.items()}
+    text_scores = {passage_id: candidate.text_score for passage_id, candidate in known.items() if candidate.text_score}
+    if ranking is None:
+        fused = fuse_scores(cosines, text_scores)
+    else:
+        weights = [ranking.embedding_weight, ranking.text_weight]
+        fused = fuse_rankings([_ranked(cosines), _ranked(text_scores)], weights)
+    return [(known[passage_id].source, worth) for passage_id, worth in fused]
+
+
+def best_fused(found: Sequence[Sequence[tuple[Source, float]]], k: int) -> list[Source]:
+    """Return the best `k` over several questions, each passage by its best rank's worth, then by id."""
+    best: dict[int, tuple[Source, float]] = {}
+    for source, worth in (pair for fused in found for pair in fused):
+        known = best.get(source.passage_id)
+        if known is None or worth > known[1]:
+            best[source.passage_id] = source, worth
+    return [source for source, _ in sorted(best.values(), key=lambda pair: (-pair[1], pair[0].passage_id))[:k]]
 
 
 def best_sources(found: Sequence[Sequence[Source]], k: int) -> list[Source]:
@@ -72,6 +148,21 @@ def _merge(result: SearchResult, k: int) -> list[tuple[int, float]]:
     for passage_id, score in zip(result.ids.ravel().tolist(), result.scores.ravel().tolist(), strict=True):
         best[passage_id] = max(best.get(passage_id, 0.0), min(score, 1.0))
     return sorted(best.items(), key=lambda item: (-item[1], item[0]))[:k]
+
+
+def _ranked(scores: Mapping[int, float]) -> list[int]:
+    return sorted(scores, key=lambda passage_id: (-scores[passage_id], passage_id))
+
+
+def _to_sources(
+    connection: sqlite3.Connection, collection: int, scored: Sequence[tuple[int, float]], predicate: Predicate | None
+) -> list[Source]:
+    """Return the passages of (id, cosine) pairs, in their order."""
+    passages = store.load_passages(connection, collection, [passage_id for passage_id, _ in scored])
+    files = _cited_files(connection, collection, {passage.document for passage in passages.values()}, predicate)
+    return [
+        _to_source(passages[passage_id], score, files[passages[passage_id].document]) for passage_id, score in scored
+    ]
 
 
 def _matching_documents(connection: sqlite3.Connection, collection: int, predicate: Predicate) -> list[int]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from holdfast.retrieval.words import FUNCTION_WORDS, content_words, stem
 from holdfast.serving.engine.protocol import Message
-from holdfast.serving.words import FUNCTION_WORDS, content_words, stem
 
 MAX_ADDED_WORDS = 12
 MAX_ADDED_NAMES = 4

@@ -39,7 +39,7 @@ class RequestMiddleware:
 
     Args:
         app: the rest of the application.
-        authenticate: `Authorization` header to tenant; raises Unauthenticated.
+        authenticate: headers to tenant; raises Unauthenticated.
         render: exception and request id to the response that says so.
         metrics: where requests are counted.
         max_body_bytes: largest body; uploads have `max_file_bytes` for the file itself.
@@ -50,7 +50,7 @@ class RequestMiddleware:
         self,
         app: ASGIApp,
         *,
-        authenticate: Callable[[str | None], str],
+        authenticate: Callable[[Headers], str],
         render: Callable[[Exception, str], Response],
         metrics: Metrics,
         max_body_bytes: int,
@@ -129,7 +129,7 @@ class RequestMiddleware:
     def _tenant(self, scope: Scope) -> str:
         if PUBLIC_PATHS.fullmatch(scope["path"]):
             return NO_TENANT
-        return self.authenticate(Headers(scope=scope).get("authorization"))
+        return self.authenticate(Headers(scope=scope))
 
     def _body_limit(self, scope: Scope) -> int:
         is_upload = scope["method"] == "POST" and scope["path"] == UPLOAD_ROUTE

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from holdfast.retrieval.words import content_words
 from holdfast.serving.engine.protocol import Source
-from holdfast.serving.words import content_words
 
 SURE_MARGIN = 0.15
 """this far above the threshold the score alone is enough"""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from holdfast.retrieval.store import SCHEMA as RETRIEVAL_SCHEMA
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 SERVING_SCHEMA = """
 CREATE TABLE schema_version (version INTEGER NOT NULL);

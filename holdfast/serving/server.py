@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import signal
 import socket
@@ -12,9 +11,9 @@ from contextlib import contextmanager, suppress
 import uvicorn
 
 from holdfast.errors import InvalidInput
-from holdfast.serving.api_keys import ApiKeys
 from holdfast.serving.app import create_app
 from holdfast.serving.config import Settings
+from holdfast.serving.exposure import check_exposure
 from holdfast.serving.service import Service
 
 
@@ -71,29 +70,3 @@ def bind(host: str, port: int) -> socket.socket:
         raise InvalidInput(
             f"cannot listen on {host} port {port}: {reason}; --port chooses another", param="port"
         ) from error
-
-
-def check_exposure(settings: Settings) -> None:
-    """Refuse to serve other machines while everyone would be let in."""
-    if settings.allow_open or is_loopback(settings.host):
-        return
-    keys = ApiKeys(settings.data_dir)
-    try:
-        if keys.is_open():
-            raise InvalidInput(
-                f"host {settings.host!r} can be reached by other machines and there is no API key yet: make one with"
-                " `holdfast api-key create`, or set `allow_open` if a proxy in front checks who calls",
-                param="host",
-            )
-    finally:
-        keys.close()
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from holdfast.retrieval.embed import Embedder, make_embedder
 from holdfast.serving.answer import Answerer
 from holdfast.serving.collection import Collections
-from holdfast.serving.collection_search import best_sources
+from holdfast.serving.collection_search import Candidate, Ranking, best_fused, best_sources, fuse_candidates
 from holdfast.serving.config import Settings
 from holdfast.serving.database import Database
 from holdfast.serving.engine.factory import make_engine
@@ -73,8 +77,9 @@ class Service:
         max_num_results: int,
         filters: dict[str, Any] | None = None,
         score_threshold: float = 0.0,
+        ranking: Ranking | None = None,
     ) -> list[Source]:
-        """Return the best passages over all stores and queries, score descending, then passage id ascending.
+        """Return the best passages over all stores and queries, in a total order; no `ranking`: by fused scores.
 
         A passage that several stores hold is returned once, as the first of them cites it.
 
@@ -86,21 +91,50 @@ class Service:
             check_query(query, "query")
         started = time.perf_counter()
         vectors = await asyncio.to_thread(self.embedder.encode, list(queries))
-        searches = [
-            asyncio.to_thread(
-                self.collections.search,
-                tenant,
-                vector_store_id,
-                vectors,
-                max_num_results,
-                filters=filters,
-                score_threshold=score_threshold,
+        if ranking is None or ranking.text_weight:
+            pools = await asyncio.gather(
+                *(
+                    asyncio.to_thread(
+                        self._candidates, tenant, vector_store_ids, vectors[row : row + 1], query, filters
+                    )
+                    for row, query in enumerate(queries)
+                )
             )
-            for vector_store_id in vector_store_ids
-        ]
-        sources = best_sources(await asyncio.gather(*searches), max_num_results)
+            fused = [fuse_candidates(pool, ranking) for pool in pools]
+            sources = best_fused(
+                [[pair for pair in pairs if pair[0].score >= score_threshold] for pairs in fused], max_num_results
+            )
+        else:
+            searches = [
+                asyncio.to_thread(
+                    self.collections.search,
+                    tenant,
+                    vector_store_id,
+                    vectors,
+                    max_num_results,
+                    filters=filters,
+                    score_threshold=score_threshold,
+                )
+                for vector_store_id in vector_store_ids
+            ]
+            sources = best_sources(await asyncio.gather(*searches), max_num_results)
         self.observe_search(time.perf_counter() - started)
-        return sources
+        return [replace(source, rank=rank) for rank, source in enumerate(sources)]
+
+    def _candidates(
+        self,
+        tenant: str,
+        vector_store_ids: Sequence[str],
+        vector: NDArray[np.float32],
+        query: str,
+        filters: dict[str, Any] | None,
+    ) -> list[Candidate]:
+        """Return one query's candidates, the stores in the order given."""
+        return [
+            candidate
+            for vector_store_id in vector_store_ids
+            for candidate in self.collections.find_candidates(tenant, vector_store_id, vector, query, filters=filters)
+        ]
 
     def _delete_expired(self) -> None:
         self.collections.delete_expired()

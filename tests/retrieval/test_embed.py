@@ -79,3 +79,14 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InvalidInput, match="cannot load embedding model"):
         make_embedder(str(tmp_path))
+
+
+def test_tokens_average_to_the_texts_vector(embedder: Embedder) -> None:
+    """The bundled model averages its tokens' vectors before they have length 1, so directions are close, not equal."""
+    texts = ["The harbour master keeps the lighthouse.", "Tea."]
+    tokens = embedder.encode_tokens(texts)
+    assert [len(each) for each in tokens] == [len(embedder.token_offsets(text)) + 2 for text in texts]
+    for each, vector in zip(tokens, embedder.encode(texts), strict=True):
+        assert np.allclose(np.linalg.norm(each, axis=1), 1, atol=1e-5)
+        mean = each.mean(axis=0)
+        assert mean @ vector / np.linalg.norm(mean) > 0.95

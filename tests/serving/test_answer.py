@@ -11,6 +11,7 @@ import pytest
 from holdfast.errors import ContextTooLong, InvalidInput, NotFound
 from holdfast.retrieval.embed import Embedder
 from holdfast.serving.answer import Answerer, Delta, FileSearch, Searched
+from holdfast.serving.collection_search import Ranking
 from holdfast.serving.engine.extract import ExtractEngine
 from holdfast.serving.engine.hf import HfEngine, make_hf_engine
 from holdfast.serving.engine.protocol import Message, Sampling
@@ -51,7 +52,7 @@ async def test_an_answer_is_streamed_with_its_search_first_and_its_citations_las
     assert got.text[citation.answer_start : citation.answer_end] == citation.quote
     assert got.done.completion_tokens == got.finished[0].num_tokens > 0
     assert got.done.prompt_tokens > 0
-    assert got.done.extra == {"is_answered": True, "num_dropped": 0}
+    assert got.done.extra == {"is_answered": True, "num_dropped": 0, "num_repeated": 0}
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -98,10 +99,27 @@ async def test_a_threshold_of_the_request_replaces_the_servers(extract: ExtractE
 async def test_the_search_is_passed_on_as_asked(extract: ExtractEngine) -> None:
     retriever = ListRetriever(SOURCES)
     filters = {"key": "year", "type": "eq", "value": 1932}
-    await answer(extract, retriever, QUESTION, search=FileSearch(("vs_1", "vs_2"), filters, 3, 0.2))
-    assert retriever.calls == [
-        ("t1", ("vs_1", "vs_2"), (QUESTION,), {"max_num_results": 3, "filters": filters, "score_threshold": 0.2})
-    ]
+    ranking = Ranking(0.5, 2.0)
+    await answer(extract, retriever, QUESTION, search=FileSearch(("vs_1", "vs_2"), filters, 3, 0.2, ranking))
+    options = {"max_num_results": 6, "filters": filters, "score_threshold": 0.2, "ranking": ranking}
+    assert retriever.calls == [("t1", ("vs_1", "vs_2"), (QUESTION,), options)]
+
+
+async def test_the_rank_of_the_search_decides_before_the_score(extract: ExtractEngine) -> None:
+    ranked = [replace(BRIDGE, rank=1, score=0.9), replace(TOWER, rank=0, score=0.4)]
+    got = await answer(extract, ListRetriever(ranked), QUESTION)
+    assert got.searched.sources == tuple(ranked[::-1])
+
+
+async def test_repetitions_leave_their_places_to_others(extract: ExtractEngine) -> None:
+    copies = [replace(BRIDGE, passage_id=row, text=BRIDGE.text.upper(), score=0.6, rank=row + 1) for row in range(3)]
+    others = [replace(TOWER, rank=7), replace(HALL, rank=8)]
+    search = FileSearch(("vs_1",), max_num_results=3)
+    for seed in (1, 2):
+        got = await answer(extract, ListRetriever([BRIDGE, *copies, *others], seed), QUESTION, search=search)
+        assert got.searched.sources == (BRIDGE, *others)
+        assert got.searched.num_repeated == got.done.extra["num_repeated"] == 3
+        assert "opened in 1932" in got.text
 
 
 async def test_what_exceeds_the_context_is_dropped_from_the_lowest_rank_and_said(hf: HfEngine) -> None:

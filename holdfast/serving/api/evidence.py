@@ -74,6 +74,7 @@ def evidence_object(searched: Searched | None, finished: Iterable[Finished], don
         "sources": [source_object(source) for source in searched.sources] if searched else [],
         "search_queries": list(searched.queries) if searched else [],
         "num_dropped": searched.num_dropped if searched else 0,
+        "num_repeated": searched.num_repeated if searched else 0,
         **(done.extra if done else {}),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from holdfast.serving.answer import FileSearch
@@ -57,10 +58,11 @@ def tool_choice_object(body: ResponseBody) -> str | dict[str, str]:
 def tool_object(search: FileSearch, settings: Settings) -> dict[str, Any]:
     """The file_search tool with the limits that are in force."""
     threshold = settings.relevance_threshold if search.score_threshold is None else search.score_threshold
+    weights = {"hybrid_search": asdict(search.ranking)} if search.ranking else {}
     return {
         "type": "file_search",
         "vector_store_ids": list(search.vector_store_ids),
         "filters": search.filters,
         "max_num_results": search.max_num_results or settings.num_passages,
-        "ranking_options": {"ranker": "auto", "score_threshold": threshold},
+        "ranking_options": {"ranker": "auto", "score_threshold": threshold, **weights},
     }

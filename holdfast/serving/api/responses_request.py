@@ -17,7 +17,7 @@ from holdfast.serving.api.sampling import (
     refuse_given,
     refused,
 )
-from holdfast.serving.api.schemas import Metadata, RequestModel, StoreIds
+from holdfast.serving.api.schemas import HybridSearch, Metadata, RequestModel, StoreIds
 from holdfast.serving.engine.protocol import Sampling
 
 RESULTS = "file_search_call.results"
@@ -42,7 +42,7 @@ class RankingOptions(RequestModel):
 
     ranker: Literal["auto", "default-2024-11-15"] | None = None
     score_threshold: float | None = Field(None, ge=0, le=1)
-    hybrid_search: dict[str, Any] | None = None
+    hybrid_search: HybridSearch | None = None
 
 
 class FileSearchTool(RequestModel):
@@ -55,8 +55,10 @@ class FileSearchTool(RequestModel):
     ranking_options: RankingOptions | None = None
 
     def to_search(self) -> FileSearch:
-        threshold = self.ranking_options.score_threshold if self.ranking_options else None
-        return FileSearch(tuple(self.vector_store_ids), self.filters, self.max_num_results, threshold)
+        options = self.ranking_options or RankingOptions()
+        ranking = options.hybrid_search.to_ranking() if options.hybrid_search else None
+        stores = tuple(self.vector_store_ids)
+        return FileSearch(stores, self.filters, self.max_num_results, options.score_threshold, ranking)
 
 
 class OtherTool(RequestModel, extra="allow"):
@@ -136,8 +138,6 @@ class InputBody(RequestModel):
         for row, tool in enumerate(tools):
             if not isinstance(tool, FileSearchTool):
                 raise refused(f"tools[{row}].type", tool.type, "the only tool is file_search")
-            if tool.ranking_options and tool.ranking_options.hybrid_search is not None:
-                raise refused(f"tools[{row}].ranking_options.hybrid_search", "{...}", "search is by meaning only")
             try:
                 make_filter(tool.filters)  # also where tool_choice keeps it from being used: the response shows it
             except InvalidInput as error:

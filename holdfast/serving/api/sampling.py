@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from holdfast.errors import InvalidInput, NotFound
 from holdfast.serving.answer import FileSearch
-from holdfast.serving.api.schemas import RequestModel, StoreIds
+from holdfast.serving.api.schemas import HybridSearch, RequestModel, StoreIds
 from holdfast.serving.engine.protocol import Sampling
 
 StopString = Annotated[str, Field(min_length=1)]
@@ -79,9 +79,12 @@ class SearchOptions(RequestModel):
     filters: dict[str, Any] | None = None
     max_num_results: int | None = Field(None, ge=1, le=50)
     score_threshold: float | None = Field(None, ge=0, le=1)
+    hybrid_search: HybridSearch | None = None
 
     def to_search(self) -> FileSearch:
-        return FileSearch(tuple(self.vector_store_ids), self.filters, self.max_num_results, self.score_threshold)
+        ranking = self.hybrid_search.to_ranking() if self.hybrid_search else None
+        stores = tuple(self.vector_store_ids)
+        return FileSearch(stores, self.filters, self.max_num_results, self.score_threshold, ranking)
 
 
 def to_logit_bias(bias: dict[str, float] | None) -> tuple[tuple[int, float], ...]:

@@ -5,10 +5,11 @@ Requests are strict: an unknown field or a value of the wrong JSON type is an er
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from holdfast.serving.collection_search import Ranking
 from holdfast.serving.database import Cursor, Page
 
 
@@ -36,6 +37,22 @@ class QueryModel(BaseModel):
     """Base of query parameters; these are text, so numbers are read from it."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class HybridSearch(RequestModel):
+    """How much nearness and words count where their rankings are fused; a text weight of 0 leaves words out."""
+
+    embedding_weight: Annotated[float, Field(ge=0)]
+    text_weight: Annotated[float, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def check_weights(self) -> Self:
+        if not self.embedding_weight and not self.text_weight:
+            raise ValueError("one of embedding_weight and text_weight must be above 0")
+        return self
+
+    def to_ranking(self) -> Ranking:
+        return Ranking(self.embedding_weight, self.text_weight)
 
 
 StoreIds = Annotated[list[str], Field(min_length=1, max_length=20)]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from holdfast.retrieval.chunks import Chunking
-from holdfast.serving.api.schemas import ListedModel, ListQuery, Metadata, RequestModel, is_none
+from holdfast.serving.api.schemas import HybridSearch, ListedModel, ListQuery, Metadata, RequestModel, is_none
 from holdfast.serving.collection import FileBatch, NewFile, StoredFile, VectorStore
 from holdfast.serving.engine.protocol import Source
 
@@ -112,10 +112,11 @@ class FileAttributesRequest(RequestModel):
 
 
 class RankingOptions(RequestModel):
-    """`ranker` is accepted for compatibility: there is one ranking, exact and deterministic."""
+    """`ranker` is accepted for compatibility: there is one, exact and deterministic; `hybrid_search` weighs it."""
 
     ranker: Literal["none", "auto", "default-2024-11-15"] = "auto"
     score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
+    hybrid_search: HybridSearch | None = None
 
 
 class SearchExtension(RequestModel):

@@ -95,6 +95,7 @@ async def search_vector_store(vector_store_id: str, body: SearchRequest, context
         max_num_results=body.max_num_results,
         filters=body.filters,
         score_threshold=options.score_threshold,
+        ranking=options.hybrid_search.to_ranking() if options.hybrid_search else None,
     )
     with_place = body.holdfast is not None and body.holdfast.evidence
     return SearchPage(

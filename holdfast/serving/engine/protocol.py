@@ -41,8 +41,10 @@ class Source:
     page: int | None
     heading: str | None
     score: float
-    """in [0, 1]"""
+    """cosine of question and passage, in [0, 1]"""
     attributes: dict[str, Any]
+    rank: int = 0
+    """place among what was found, best first from 0: words count for it, too"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 
 from holdfast.retrieval.embed import Embedder
 from holdfast.retrieval.sentences import split_sentences
+from holdfast.retrieval.words import content_words
 from holdfast.serving.engine.answer_cues import answer_kind, holds_answer
 from holdfast.serving.engine.protocol import Source
-from holdfast.serving.words import content_words
 
 PASSAGE_WEIGHT = 15.0
 WORDS_WEIGHT = 5.5

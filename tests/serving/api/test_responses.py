@@ -322,8 +322,8 @@ def test_tokens_of_an_input_are_counted(scripted: Scripted) -> None:
         ({"tools": [TOOL | {"max_num_results": 51}]}, "tools[0].max_num_results"),
         ({"tools": [TOOL | {"ranking_options": {"score_threshold": 2}}]}, "tools[0].ranking_options.score_threshold"),
         (
-            {"tools": [TOOL | {"ranking_options": {"hybrid_search": {"embedding_weight": 1, "text_weight": 1}}}]},
-            "tools[0].ranking_options.hybrid_search",
+            {"tools": [TOOL | {"ranking_options": {"hybrid_search": {"embedding_weight": 1, "text_weight": -1}}}]},
+            "tools[0].ranking_options.hybrid_search.text_weight",
         ),
         ({"tools": [TOOL, TOOL]}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),

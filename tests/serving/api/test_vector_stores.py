@@ -99,6 +99,31 @@ def test_the_threshold_and_the_number_of_results_are_obeyed(client: openai.OpenA
     assert [result.file_id for result in above] == [one[0].file_id]
 
 
+def test_the_weights_of_a_hybrid_search_are_obeyed(client: openai.OpenAI) -> None:
+    """The words of a question lead to one passage, its meaning to another."""
+    store = client.vector_stores.create(name="hybrid")
+    texts = {
+        "whale.txt": "The largest sea mammal sings songs in the deep ocean.",
+        "code.txt": "Unit QX-771 is kept in room 12 and serviced on Fridays.",
+        "shop.txt": "The shop sells bread, milk and newspapers.",
+    }
+    for name, text in texts.items():
+        file_id = client.files.create(file=(name, text.encode()), purpose="assistants").id
+        client.vector_stores.files.create_and_poll(file_id, vector_store_id=store.id, poll_interval_ms=100)
+
+    def first(embedding_weight: float | None, text_weight: float = 0) -> str:
+        weights = {"embedding_weight": embedding_weight, "text_weight": text_weight}
+        options: Any = {} if embedding_weight is None else {"hybrid_search": weights}
+        query = "Which whale sings in the sea beside QX-771?"
+        return client.vector_stores.search(store.id, query=query, ranking_options=options).data[0].filename
+
+    assert first(1, 0) == "whale.txt"
+    assert first(0, 1) == "code.txt"
+    query = "QX-771"
+    found = client.vector_stores.search(store.id, query=query).data
+    assert found[0].filename == "code.txt"
+
+
 def test_filters_choose_among_attributes(client: openai.OpenAI) -> None:
     store = client.vector_stores.create(name="filtered")
     for year in (2023, 2024):
@@ -123,7 +148,11 @@ def test_filters_choose_among_attributes(client: openai.OpenAI) -> None:
         ({"query": "x", "max_num_results": 51}, "max_num_results"),
         ({"query": "x", "max_num_results": "5"}, "max_num_results"),
         ({"query": "x", "ranking_options": {"score_threshold": 2}}, "ranking_options.score_threshold"),
-        ({"query": "x", "ranking_options": {"hybrid_search": {}}}, "ranking_options.hybrid_search"),
+        ({"query": "x", "ranking_options": {"hybrid_search": {}}}, "ranking_options.hybrid_search.embedding_weight"),
+        (
+            {"query": "x", "ranking_options": {"hybrid_search": {"embedding_weight": 0, "text_weight": 0}}},
+            "ranking_options.hybrid_search",
+        ),
         ({"query": "x", "colour": "red"}, "colour"),
     ],
 )

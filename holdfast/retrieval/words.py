@@ -30,7 +30,12 @@ def words(text: str) -> list[str]:
 
 def content_words(text: str) -> list[str]:
     """Return the words of `text` that are not function words, folded and stemmed, in order."""
-    return [stem(word) for word in (_fold(found.group()) for found in _WORD.finditer(text)) if is_content(word)]
+    return [stem(word) for word in spelled_words(text)]
+
+
+def spelled_words(text: str) -> list[str]:
+    """Return the words of `text` that are not function words, folded only, in order."""
+    return [word for word in (_fold(found.group()) for found in _WORD.finditer(text)) if is_content(word)]
 
 
 def is_content(folded: str) -> bool:

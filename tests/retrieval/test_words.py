@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.serving.words import content_words, stem, words
+from holdfast.retrieval.words import content_words, stem, words
 
 
 @pytest.mark.parametrize(
