@@ -9,6 +9,7 @@ vault:https://vault.internal:8200/transit/kek?namespace=team    the secret is th
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -47,6 +48,7 @@ def _make_pkcs11(rest: str, secret: str) -> Sequence[KeyProvider]:
     from holdfast.privacy.key_provider_pkcs11 import Pkcs11KeyProvider
 
     library, options = _split(rest, "token", "key")
+    _require("pkcs11", "pkcs11")
     return [Pkcs11KeyProvider(library, options["token"], secret, options["key"])]
 
 
@@ -57,11 +59,8 @@ def _make_kms(rest: str, secret: str) -> Sequence[KeyProvider]:
     region, _, key = place.removeprefix("//").partition("/")
     if not region or not key:
         raise InvalidInput(f"name region and key: aws-kms://REGION/KEY, not aws-kms:{place}", param="key_provider")
-    try:
-        client = make_kms_client(region, options.get("endpoint"))
-    except ImportError as error:
-        raise InvalidInput("install the client: pip install 'holdfast[kms]'", param="key_provider") from error
-    return [KmsKeyProvider(client, key)]
+    _require("boto3", "kms")
+    return [KmsKeyProvider(make_kms_client(region, options.get("endpoint")), key)]
 
 
 def _make_vault(rest: str, secret: str) -> Sequence[KeyProvider]:
@@ -87,6 +86,11 @@ KEY_PROVIDERS: dict[str, Callable[[str, str], Sequence[KeyProvider]]] = {
     "aws-kms": _make_kms,
     "vault": _make_vault,
 }
+
+
+def _require(package: str, extra: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise InvalidInput(f"the client is not installed: pip install 'holdfast[{extra}]'", param="key_provider")
 
 
 def _split(rest: str, *required: str) -> tuple[str, dict[str, str]]:

@@ -134,7 +134,7 @@ def test_row_ids_have_one_length() -> None:
         Cell(1).put(b"short", 1, b"")
 
 
-@given(st.dictionaries(st.binary(min_size=16, max_size=16), st.binary(max_size=20), max_size=12), st.data())
+@given(st.dictionaries(st.binary(min_size=16, max_size=16), st.binary(max_size=20), max_size=5), st.data())
 def test_bytes_and_back(rows: dict[bytes, bytes], data: st.DataObject) -> None:
     cell = Cell(5)
     for row_id, blob in rows.items():

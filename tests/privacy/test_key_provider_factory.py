@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,15 @@ def test_files_and_values_may_hold_several_keys(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_is_said(address: str, said: str) -> None:
     with pytest.raises(InvalidInput, match=said.replace("?", r"\?")):
+        make_key_providers(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "extra"), [("pkcs11:/lib.so?token=a&key=b", "pkcs11"), ("aws-kms://region/key", "kms")]
+)
+def test_a_client_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, address: str, extra: str) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InvalidInput, match=rf"holdfast\[{extra}\]"):
         make_key_providers(address)
 
 

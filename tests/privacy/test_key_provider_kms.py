@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -54,6 +55,14 @@ def test_the_service_is_not_told_whose_key_it_is(client: Any) -> None:
     KmsKeyProvider(client, make_key(client)).wrap(SecretKey.generate(), b"tenant root of a-canary-tenant")
     assert "EncryptionContext" in sent[-1]
     assert "canary" not in "".join(sent)
+
+
+def test_what_is_no_key_does_not_unwrap(client: Any) -> None:
+    key = make_key(client)
+    context = {"holdfast": sha256(DATA).hexdigest()}
+    blob = client.encrypt(KeyId=key, Plaintext=b"sixteen bytes...", EncryptionContext=context)["CiphertextBlob"]
+    with pytest.raises(DecryptionError):
+        KmsKeyProvider(client, key).unwrap(blob, DATA)
 
 
 def test_an_alias_is_refused(client: Any) -> None:

@@ -69,6 +69,8 @@ def test_the_key_cannot_leave_the_device() -> None:
 def test_a_key_is_made_once() -> None:
     with pytest.raises(InvalidInput, match="there already"):
         Pkcs11KeyProvider(LIBRARY, TOKEN, PIN, "kek").make_key()
+    with pytest.raises(KeyUnavailable):
+        Pkcs11KeyProvider(LIBRARY, "no such token", PIN, "kek").make_key()
 
 
 @pytest.mark.parametrize(

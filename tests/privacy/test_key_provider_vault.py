@@ -127,6 +127,12 @@ class TestTransit(ProviderContract):
         with pytest.raises(DecryptionError):
             open_tenant(before.record, [provider])
 
+    def test_what_is_no_key_does_not_unwrap(self, provider: VaultKeyProvider, engine: TransitEngine) -> None:
+        fields = {"plaintext": base64.b64encode(b"sixteen bytes...")}
+        wrapped = engine.encrypt(engine.keys["kek"], fields, DATA)["ciphertext"]
+        with pytest.raises(DecryptionError):
+            provider.unwrap(wrapped.encode(), DATA)
+
     def test_a_service_that_is_sealed_is_unavailable(self, provider: VaultKeyProvider, engine: TransitEngine) -> None:
         wrapped = provider.wrap(SecretKey.generate(), DATA)
         engine.is_sealed = True

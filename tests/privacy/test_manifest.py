@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 from holdfast.errors import Conflict, IntegrityError, TamperError
 from holdfast.privacy.inventory import Cell
 from holdfast.privacy.key_providers import LocalKeyProvider
-from holdfast.privacy.keys import SecretKey, TenantKeys, make_tenant
+from holdfast.privacy.keys import SecretKey, TenantKeys, length_prefixed, make_tenant
 from holdfast.privacy.manifest import (
     GENESIS,
     Anchor,
@@ -201,6 +202,15 @@ class TestForgery:
 
         liar = Liar(**{name: getattr(manifest, name) for name in Manifest.__slots__})
         assert code_of(lambda: open_manifest(seal_manifest(liar, KEYS)[0], KEYS, "vs_1")) == "forged"
+
+    def test_a_body_that_does_not_open_is_forged(self) -> None:
+        """Signed by the tenant, but sealed for another sequence number."""
+        body = Sealer(KEYS.epoch("vs_1")).seal(b"{}", Place(Kind.MANIFEST, b"", 2))
+        data, _ = seal_manifest(first_manifest("vs_1", 1, writer_id="w", time_s=0), KEYS)
+        signed = data[: -32 - len(body)] + body
+        key = KEYS.manifest_key().derive("hmac").reveal()
+        signature = hmac.digest(key, length_prefixed("manifest", "acme", "vs_1") + signed, "sha256")
+        assert code_of(lambda: open_manifest(signed + signature, KEYS, "vs_1")) == "forged"
 
     def test_a_manifest_of_an_epoch_that_is_over_is_a_rollback(self) -> None:
         data, _ = seal_manifest(first_manifest("vs_1", 1, writer_id="w", time_s=0), KEYS)

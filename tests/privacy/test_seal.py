@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESGCMSIV
 from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.errors import DecryptionError, InvalidInput
+from holdfast.privacy import seal
 from holdfast.privacy.keys import EpochKeys, SecretKey
 from holdfast.privacy.seal import (
     BULK_SIZE,
@@ -158,8 +160,15 @@ class TestRoundTrip:
         with pytest.raises(InvalidInput, match="seal_parts"):
             SEALER.seal(Huge(), PLACE)
 
-    def test_the_installed_cryptography_has_gcm_siv(self) -> None:
+    def test_the_installed_cryptography_has_gcm_siv(self, monkeypatch: pytest.MonkeyPatch) -> None:
         require_gcm_siv()
+
+        def refuse(key: bytes) -> None:
+            raise UnsupportedAlgorithm("as an old OpenSSL says")
+
+        monkeypatch.setattr(seal, "AESGCMSIV", refuse)
+        with pytest.raises(InvalidInput, match=r"OpenSSL 3\.2"):
+            Sealer(KEYS)
 
 
 class TestDamage:
