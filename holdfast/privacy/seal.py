@@ -107,7 +107,7 @@ class Sealer:
     """Seals and opens objects of one epoch of one collection. Safe to share between threads.
 
     Reveals: kind, epoch, and the padded size. Equal plaintexts give unrelated objects.
-    Cost: 11 us for an object of a kilobyte, then 2.7 ms (GCM-SIV) or 0.4 ms (GCM) a megabyte.
+    Cost: 12 us, and 3 us a kilobyte by GCM-SIV; `python -m benchmarks sealing` measures.
     """
 
     def __init__(self, keys: EpochKeys) -> None:
@@ -206,8 +206,8 @@ def require_gcm_siv() -> None:
 def _pad(plaintext: bytes) -> bytes:
     if len(plaintext) > MAX_PLAINTEXT_SIZE:
         raise InvalidInput(f"an object holds at most {MAX_PLAINTEXT_SIZE} bytes, not {len(plaintext)}: use seal_parts")
-    padded = _LENGTH.pack(len(plaintext)) + plaintext
-    return padded.ljust(padded_size(len(padded)), b"\0")
+    size = _LENGTH.size + len(plaintext)
+    return b"".join((_LENGTH.pack(len(plaintext)), plaintext, bytes(padded_size(size) - size)))
 
 
 def _unpad(padded: bytes) -> bytes:
