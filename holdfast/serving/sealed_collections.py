@@ -155,7 +155,8 @@ class SealedCollections:
         for row in sealed_tables.list_collections(self._database.read()):
             if row.tenant == tenant and (sealed := self.find(row.collection)) is not None:
                 sealed.sign_again()
-        self.keyring.change(tenant, _mark_all_signed)
+        for collection_id in self.keyring.tenant(tenant).record.unsigned:
+            self.keyring.change(tenant, partial(mark_signed, collection_id=collection_id))
         return self.keyring.change(tenant, finish_root_rotation).root_version
 
     def close(self) -> None:
@@ -174,12 +175,6 @@ class SealedCollections:
             if self._store is None:
                 self._store = self._make_store()
         return SealedObjects(self._store, prefix, prefix, keys, self._database.now)
-
-
-def _mark_all_signed(keys: TenantKeys) -> TenantKeys:
-    for collection_id in keys.record.unsigned:
-        keys = mark_signed(keys, collection_id)
-    return keys
 
 
 def _no_keys() -> TenantKeys:

@@ -68,9 +68,7 @@ class Part:
     index: BinaryIndex
 
     @classmethod
-    def of_document(
-        cls, document: int, ids: NDArray[np.uint64], vectors: NDArray[np.float32], dim: int
-    ) -> Part:
+    def of_document(cls, document: int, ids: NDArray[np.uint64], vectors: NDArray[np.float32], dim: int) -> Part:
         """Return the part of one document's passages, given in their order."""
         order = np.argsort(ids)
         numbers = np.full(len(ids), document, dtype=np.uint64)

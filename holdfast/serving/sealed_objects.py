@@ -260,8 +260,6 @@ class SealedObjects:
         return self._key(f"objects/{row_id.hex()}")
 
 
-
-
 def _inventory(generations: Sequence[Mapping[str, Cell]], name: ObjectName) -> Cell:
     """Return the newest inventory that has an object; the newest of all where none has."""
     having = [cells[name.cell] for cells in generations if name.cell in cells]
