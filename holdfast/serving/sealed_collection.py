@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.errors import IntegrityError
-from holdfast.privacy.keys import EpochKeys, TenantKeys
+from holdfast.privacy.keys import EpochKeys
 from holdfast.privacy.manifest import Anchor
 from holdfast.privacy.seal import Kind
 from holdfast.retrieval.index import BinaryIndex
@@ -54,7 +54,6 @@ class SealedCollection:
     Args:
         row: the collection as the database knows it.
         objects: its objects.
-        keys: returns its tenant's keys, as they are now.
         database: for the anchor and the list of documents.
         dim: length of the vectors.
         cache_bytes: how much opened text is kept in memory.
@@ -64,7 +63,6 @@ class SealedCollection:
         self,
         row: SealedRow,
         objects: SealedObjects,
-        keys: Callable[[], TenantKeys],
         database: Database,
         *,
         dim: int,
@@ -72,7 +70,6 @@ class SealedCollection:
     ) -> None:
         self.row = row
         self._objects = objects
-        self._keys = keys
         self._database = database
         self._dim = dim
         self._open: OpenIndex | None = None
@@ -87,7 +84,7 @@ class SealedCollection:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """For searching and reading; the contents do not change inside. Raises KeyUnavailable once a key is revoked."""
-        self._keys()
+        self._objects.all_keys()
         while True:
             if self._open is None:
                 with self._changes:
@@ -208,7 +205,7 @@ class SealedCollection:
         removed = [
             name
             for sealed in documents
-            for keys in self._all_keys()
+            for keys in self._objects.all_keys()
             for name in sealed.names(keys)
             if name in self._objects
         ]
@@ -236,7 +233,7 @@ class SealedCollection:
 
     def epochs(self) -> list[int]:
         """Return the epochs that have keys, the newest first."""
-        return self._objects.epochs
+        return [keys.epoch for keys in self._objects.all_keys()]
 
     def rotate_some(self, max_objects: int) -> int:
         """Seal up to about `max_objects` objects of older epochs under the newest one; return how many were left to do.
@@ -246,7 +243,7 @@ class SealedCollection:
         with self.changing():
             self.load()
             keys = self._newest()
-            old = [other for other in self._all_keys() if other.epoch != keys.epoch]
+            old = [other for other in self._objects.all_keys() if other.epoch != keys.epoch]
             chosen: list[tuple[ObjectName, ObjectName]] = []
             num_left = 0
             for sealed in self._documents.values():
@@ -276,7 +273,7 @@ class SealedCollection:
         with self.changing():
             self.load()
             newest = self._newest().epoch
-            if self._objects.epochs != [newest]:
+            if self.epochs() != [newest]:
                 self._save_anchor(self._objects.sign_again(newest))
                 destroy_old_keys()
 
@@ -322,17 +319,13 @@ class SealedCollection:
         assert self._open is not None, "load first"
         return self._open
 
-    def _all_keys(self) -> list[EpochKeys]:
-        keys = self._keys()
-        return [keys.epoch(self.row.prefix, epoch) for epoch in self._objects.epochs]
-
     def _newest(self) -> EpochKeys:
-        return self._keys().epoch(self.row.prefix)
+        return self._objects.all_keys()[0]
 
     def _part_names(self) -> list[ObjectName]:
         return [
             ObjectName(keys.epoch, GROUP, Kind.CELL, row_id)
-            for keys in self._all_keys()
+            for keys in self._objects.all_keys()
             for row_id in self._objects.ids(keys.epoch, GROUP)
         ]
 
@@ -342,7 +335,8 @@ class SealedCollection:
     def _load_tables(self, documents: Documents) -> dict[int, PassageTable]:
         tables = {number: table for number in documents if (table := self._tables.get(number)) is not None}
         missing = [sealed for number, sealed in documents.items() if number not in tables]
-        names = {sealed.table_name(self._own_keys(sealed)): sealed.number for sealed in missing}
+        all_keys = self._objects.all_keys() if missing else []
+        names = {sealed.table_name(self._own_keys(sealed, all_keys)): sealed.number for sealed in missing}
         for name, body in self._objects.get(list(names)).items():
             tables[names[name]] = PassageTable.from_bytes(body)
             self._tables.put(names[name], tables[names[name]], len(body))
@@ -350,28 +344,28 @@ class SealedCollection:
 
     def _load_blocks(self, documents: Documents, needed: set[tuple[int, int]]) -> dict[tuple[int, int], str]:
         blocks = {place: block for place in needed if (block := self._blocks.get(place)) is not None}
-        names = {}
-        for number, part in sorted(needed - blocks.keys()):
-            sealed = documents[number]
-            names[sealed.block_name(self._own_keys(sealed), part)] = number, part
+        missing = sorted(needed - blocks.keys())
+        all_keys = self._objects.all_keys() if missing else []
+        own_keys = {number: self._own_keys(documents[number], all_keys) for number in {n for n, _ in missing}}
+        names = {documents[number].block_name(own_keys[number], part): (number, part) for number, part in missing}
         for name, body in self._objects.get(list(names)).items():
             blocks[names[name]] = body.decode()
             self._blocks.put(names[name], blocks[names[name]], len(body))
         return blocks
 
-    def _own_keys(self, sealed: SealedDocument) -> EpochKeys:
-        """Return the keys of the epoch that a document is sealed under."""
-        for keys in self._all_keys():
+    def _own_keys(self, sealed: SealedDocument, all_keys: Sequence[EpochKeys]) -> EpochKeys:
+        """Return those of `all_keys` that a document is sealed under."""
+        for keys in all_keys:
             if sealed.table_name(keys) in self._objects:
                 return keys
         raise IntegrityError(f"document {sealed.document} is not in the manifest")
 
     def _is_whole(self, sealed: SealedDocument) -> bool:
-        return any(all(name in self._objects for name in sealed.names(keys)) for keys in self._all_keys())
+        return any(all(name in self._objects for name in sealed.names(keys)) for keys in self._objects.all_keys())
 
     def _remove_orphans(self) -> None:
         """Remove from the manifest and the store what belongs to no document of the database."""
-        all_keys = self._all_keys()
+        all_keys = self._objects.all_keys()
         known = {name.id for sealed in self._documents.values() for keys in all_keys for name in sealed.names(keys)}
         orphans = [
             ObjectName(keys.epoch, group, Kind.METADATA, row_id)

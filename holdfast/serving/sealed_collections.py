@@ -168,7 +168,7 @@ class SealedCollections:
     def _open(self, row: SealedRow) -> SealedCollection:
         keys = partial(self.keyring.tenant, row.tenant)
         objects = self._objects(row.prefix, keys)
-        return SealedCollection(row, objects, keys, self._database, dim=self._dim, cache_bytes=CACHE_BYTES)
+        return SealedCollection(row, objects, self._database, dim=self._dim, cache_bytes=CACHE_BYTES)
 
     def _objects(self, prefix: str, keys: Callable[[], TenantKeys]) -> SealedObjects:
         with self._lock:

@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from holdfast.errors import TamperError
+from holdfast.errors import KeyUnavailable, TamperError
 from holdfast.privacy.inventory import Cell
-from holdfast.privacy.keys import TenantKeys
+from holdfast.privacy.keys import EpochKeys, TenantKeys
 from holdfast.privacy.manifest import Anchor, Manifest, first_manifest, open_manifest, seal_manifest
 from holdfast.privacy.seal import Kind, Place, Sealer
 from holdfast.retrieval.object_store import ObjectStore, list_all
@@ -66,20 +66,29 @@ class SealedObjects:
         self._manifest: Manifest | None = None
         self._anchor: Anchor | None = None
         self._etag: str | None = None
+        self._epoch_keys: dict[int, EpochKeys] = {}
 
     @property
     def is_loaded(self) -> bool:
         """False before `load`, and once it is not known any more what the store holds."""
         return self._manifest is not None
 
-    @property
-    def epochs(self) -> list[int]:
-        """The epochs that have keys, the newest first; there are two while one replaces the other."""
-        return self._keys().record.epochs(self._collection_id)[::-1]
+    def all_keys(self) -> list[EpochKeys]:
+        """Return the keys of every epoch that has any, the newest first; two while one replaces the other.
+
+        Raises:
+            KeyUnavailable: the tenant's keys cannot be opened (any more).
+        """
+        keys = self._keys()
+        epochs = keys.record.epochs(self._collection_id)[::-1]
+        known = self._epoch_keys
+        self._epoch_keys = {e: known.get(e) or keys.epoch(self._collection_id, e) for e in epochs}
+        return [self._epoch_keys[epoch] for epoch in epochs]
 
     def create(self) -> Anchor:
         """Put the first manifest of a collection that holds nothing."""
-        manifest = first_manifest(self._collection_id, self.epochs[0], writer_id=WRITER, time_s=self._clock())
+        epoch = self.all_keys()[0].epoch
+        manifest = first_manifest(self._collection_id, epoch, writer_id=WRITER, time_s=self._clock())
         return self._replace_manifest(manifest, {})
 
     def load(self, anchor: Anchor) -> Anchor:
@@ -245,7 +254,11 @@ class SealedObjects:
         return Cell(epoch) if known is None else Cell.from_bytes(epoch, known.to_bytes())
 
     def _sealer(self, epoch: int) -> Sealer:
-        return Sealer(self._keys().epoch(self._collection_id, epoch))
+        if epoch not in self._epoch_keys:
+            self.all_keys()
+        if epoch not in self._epoch_keys:
+            raise KeyUnavailable(f"the keys of epoch {epoch} are gone")
+        return Sealer(self._epoch_keys[epoch])
 
     def _key(self, name: str) -> str:
         return f"{self._prefix}/{name}"

@@ -69,18 +69,18 @@ class KeyTable:
         row = self._database.read().execute(query, (tenant_id,)).fetchone()
         return None if row is None else KeyRecord.from_dict(json.loads(row["record"]))
 
-    def replace(self, record: KeyRecord) -> None:
-        """Store a record in place of the one with the revision before it, and let no copy of that one remain."""
+    def replace(self, revision: int, record: KeyRecord) -> None:
+        """Store `record` in place of the one that has `revision` (0: of none), and let no copy of that one remain."""
         text = json.dumps(record.to_dict())
         with self._database.write() as connection:
-            if record.revision == 1:
+            if revision == 0:
                 done = connection.execute(
-                    "INSERT OR IGNORE INTO key_records VALUES (?, 1, ?)", (record.tenant_id, text)
+                    "INSERT OR IGNORE INTO key_records VALUES (?, ?, ?)", (record.tenant_id, record.revision, text)
                 )
             else:
                 done = connection.execute(
                     "UPDATE key_records SET revision = ?, record = ? WHERE tenant = ? AND revision = ?",
-                    (record.revision, text, record.tenant_id, record.revision - 1),
+                    (record.revision, text, record.tenant_id, revision),
                 )
             if done.rowcount != 1:
                 raise Conflict(f"the keys of {record.tenant_id} were changed meanwhile; try again")
