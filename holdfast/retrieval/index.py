@@ -151,6 +151,12 @@ class BinaryIndex:
                     raise InvalidInput(f"id {own.ids.whole()[known[0]]} is in the index already", param="other")
             self._segments = merge_small((*self._segments, segment))
 
+    def compact(self) -> None:
+        """Hold all rows in one segment, which is searched in one go. Cost: copies every row."""
+        with self._write_lock:
+            if len(self._segments) > 1:
+                self._segments = (merge(self._segments),)
+
     def _to_file(self) -> tuple[dict[str, Any], list[NewSection]]:
         quantiser = self.quantiser
         about = {"quantiser": quantiser.id, "dim": quantiser.dim, "seed": quantiser.seed}

@@ -165,6 +165,7 @@ class SealedCollection:
             opened = OpenIndex(self._dim)
             for name, part in self._load_parts(self._part_names()).items():
                 opened.add(name, part)
+            opened.index.compact()
             self._open, self._documents = opened, documents
             self._tables.clear()
             self._blocks.clear()
@@ -221,6 +222,7 @@ class SealedCollection:
             if names:
                 merged = Part.merged(list(self._load_parts(names).values()), self._dim)
                 self._exchange(names, [merged], [])
+                self._opened.index.compact()
 
     def delete_objects(self) -> None:
         """Delete everything from the store, inside `changing`."""

@@ -286,6 +286,8 @@ def test_an_index_of_parts_equals_the_whole(rng: np.random.Generator) -> None:
     found, expected = parts.search(vectors[:9], 20), whole.search(vectors[:9], 20)
     assert np.array_equal(found.ids, expected.ids)
     assert np.array_equal(found.scores, expected.scores)
+    parts.compact()
+    assert parts.to_bytes() == whole.to_bytes()
     with pytest.raises(InvalidInput, match="is in the index already"):
         parts.absorb(whole)
     with pytest.raises(InvalidInput, match="do not compare"):

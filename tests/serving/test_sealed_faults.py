@@ -17,7 +17,7 @@ import pytest
 
 from holdfast.errors import Conflict, HoldfastError, StorageError, StoreUnavailable
 from holdfast.retrieval.object_store import Listing, ObjectStore, TaggedObject
-from holdfast.serving import ingestion, sealed_index
+from holdfast.serving import ingestion, sealed_collections, sealed_index
 from holdfast.serving.collection import NewFile
 from tests.serving import sealing
 from tests.serving.conftest import STORE, TENANT, Storage
@@ -368,6 +368,56 @@ def test_ten_thousand_mutations_are_detected_or_harmless(folder: Path) -> None:
             assert bool(faults) == (body != honest[key])
             memory.objects[key] = honest[key]
         assert objects.verify() == []
+
+
+def stop_after(num_calls: int, *, is_done: bool) -> Callable[[str, Callable[[], Any]], Any]:
+    """Return a fault of every call after so many; with `is_done` they are done all the same."""
+    left = num_calls
+
+    def fault(call: str, do: Callable[[], Any]) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            if is_done:
+                do()
+            raise StoreUnavailable("stopped")
+        return do()
+
+    return fault
+
+
+def test_a_rotation_goes_on_wherever_it_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is stopped before and after every single call of the store, each time in a fresh process's state."""
+    monkeypatch.setattr(sealed_collections, "ROTATED_OBJECTS", 2)
+    for is_done in (False, True):
+        data_dir = folder / str(is_done)
+        store = FaultyStore(MemoryStore())
+        with sealed_storage(data_dir, store=store) as storage:
+            done = fill(storage, range(5))
+        num_stops = 0
+        is_rotated = False
+        while not is_rotated:
+            fault = stop_after(num_stops % 7, is_done=is_done)
+            with sealed_storage(data_dir, store=store) as storage:
+                if num_stops % 3:
+                    assert_right(storage, done, set())
+                if num_stops < 60:
+                    store.fault = fault
+                try:
+                    storage.collections.sealed.rotate(1)
+                    is_rotated = True
+                except StoreUnavailable:
+                    num_stops += 1
+                store.fault = lambda call, do: do()
+                assert_right(storage, done, set())
+        assert num_stops > 10
+        with sealed_storage(data_dir, store=store) as storage:
+            sealed = storage.collections.sealed.find(1)
+            assert sealed is not None
+            assert sealed.epochs() == [2]
+            assert storage.collections.verify() == []
+            record = storage.collections.sealed.keyring.tenant(TENANT).record
+            assert record.epochs(sealed.row.prefix) == [2]
 
 
 def test_a_second_writer_is_noticed(folder: Path) -> None:
