@@ -75,7 +75,8 @@ class Files:
 
     def open_upload(self, tenant: str, path: Path) -> SealedWriter | BinaryIO:
         """Return what to write an upload to `path` with: sealed where there is a key."""
-        return path.open("wb") if self._sealer is None else self._sealer.open_writer(tenant, path)
+        with storage_errors():
+            return path.open("wb") if self._sealer is None else self._sealer.open_writer(tenant, path)
 
     def create(
         self,

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from holdfast.serving.api.context import RequestContext
 from holdfast.serving.api.schemas import Deleted, ListedModel, ListObject, ListQuery, is_none, make_list
 from holdfast.serving.api.uploads import FILE_FIELD, receive_upload
+from holdfast.serving.database import storage_errors
 from holdfast.serving.files import FileRecord
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
@@ -86,7 +87,7 @@ async def create_file(request: Request, context: RequestContext) -> FileObject:
     path = await asyncio.to_thread(files.upload_path)
     try:
         writer = await asyncio.to_thread(files.open_upload, context.tenant, path)
-        with closing(writer):
+        with storage_errors(), closing(writer):
             upload = await receive_upload(request, writer, context.service.settings.max_file_bytes)
         fields = parse_fields(upload.fields)
         expires_after_s = fields.expires_after.seconds if fields.expires_after else None
