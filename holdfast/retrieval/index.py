@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,10 @@ from numpy.typing import NDArray
 from holdfast.errors import IntegrityError, InvalidInput, ShapeError
 from holdfast.kernels.packing import num_code_bytes
 from holdfast.kernels.scan import scan_top_k, total_order
-from holdfast.retrieval.index_file import map_file, read_index_file, write_index_file
+from holdfast.retrieval.index_file import NewSection, map_file, read_index_file, render_index, write_index_file
 from holdfast.retrieval.quantise import EncodedQueries, Quantiser
 from holdfast.retrieval.rescore import MIN_CANDIDATES, best_candidates, estimate_cosines, num_candidates
-from holdfast.retrieval.segment import Segment, make_segment, merge_small, take, to_sections
+from holdfast.retrieval.segment import Segment, make_segment, merge, merge_small, take, to_sections
 
 QUERY_SLICE = 32  # queries searched at a time: the candidates' int8 rows, as float64, are 4 MB at k = 10
 
@@ -126,9 +127,40 @@ class BinaryIndex:
 
     def save(self, path: Path) -> None:
         """Write to `path` atomically and durably (temporary file, fsync, rename, fsync of the folder)."""
-        segments, quantiser = self._segments, self.quantiser
+        write_index_file(path, *self._to_file())
+
+    def to_bytes(self) -> bytes:
+        """Return what `save` would write."""
+        return render_index(*self._to_file())
+
+    def absorb(self, other: BinaryIndex) -> None:
+        """Add all rows of an index of the same quantiser, as they are encoded there.
+
+        Raises:
+            InvalidInput: an id is already here, or the quantiser is another; nothing is added.
+        """
+        if other.quantiser.id != self.quantiser.id:
+            raise InvalidInput(f"codes of {other.quantiser.id} do not compare with those of {self.quantiser.id}")
+        if not len(other):
+            return
+        with self._write_lock:
+            segment = merge(other._segments)
+            for own in self._segments:
+                known = own.find(segment.ids.whole())
+                if len(known):
+                    raise InvalidInput(f"id {own.ids.whole()[known[0]]} is in the index already", param="other")
+            self._segments = merge_small((*self._segments, segment))
+
+    def compact(self) -> None:
+        """Hold all rows in one segment, which is searched in one go. Cost: copies every row."""
+        with self._write_lock:
+            if len(self._segments) > 1:
+                self._segments = (merge(self._segments),)
+
+    def _to_file(self) -> tuple[dict[str, Any], list[NewSection]]:
+        quantiser = self.quantiser
         about = {"quantiser": quantiser.id, "dim": quantiser.dim, "seed": quantiser.seed}
-        write_index_file(path, about, to_sections(segments, quantiser.dim, num_code_bytes(quantiser.dim)))
+        return about, to_sections(self._segments, quantiser.dim, num_code_bytes(quantiser.dim))
 
     @classmethod
     def load(cls, path: Path) -> BinaryIndex:

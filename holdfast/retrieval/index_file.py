@@ -12,6 +12,7 @@ A file is written beside its final name, made durable, and renamed, so that a na
 
 from __future__ import annotations
 
+import io
 import json
 import mmap
 import os
@@ -127,6 +128,13 @@ def write_index_file(path: Path, about: dict[str, Any], sections: Sequence[NewSe
             os.close(folder)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def render_index(about: dict[str, Any], sections: Sequence[NewSection]) -> bytes:
+    """Return what `write_index_file` would write."""
+    file = io.BytesIO()
+    _write_body(file, about, sections)
+    return file.getvalue()
 
 
 def _write_body(file: BinaryIO, about: dict[str, Any], sections: Sequence[NewSection]) -> None:

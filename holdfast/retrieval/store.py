@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,8 +86,9 @@ class DocumentKey:
     """What a document's text, passages and vectors follow from."""
 
     owner: str
+    """whose it is: a tenant's, or one collection's where nothing is shared with others"""
     sha256: str
-    """of the file's bytes, in hex"""
+    """of the file's bytes, in hex; a keyed digest where the plain one would tell which file it is"""
     reader: str
     """the filename's ending, in lower case: it chooses how the bytes are read"""
     chunking: Chunking
@@ -137,12 +138,7 @@ def insert_document(
     floats = vectors.astype("<f4").tobytes()
     texts = [document.text[passage.start : passage.end] for passage in passages]
     num_bytes = len(text) + len(floats) + sum(len(passage.encode()) for passage in texts)
-    document_id = connection.execute(
-        "INSERT INTO documents (owner, sha256, reader, max_tokens, overlap_tokens, model_id, format, num_passages, "
-        "num_bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (*_key_columns(key), document.format, len(passages), num_bytes),
-    ).lastrowid
-    assert document_id is not None
+    document_id = insert_document_row(connection, key, document.format, len(passages), num_bytes)
     connection.execute("INSERT INTO document_texts VALUES (?, ?, ?)", (document_id, document.text, _checksum(text)))
     ids = key.passage_ids(passages)
     id_bytes = ids.astype("<u8").tobytes()
@@ -158,6 +154,19 @@ def insert_document(
             for row, passage in enumerate(passages)
         ],
     )
+    return document_id
+
+
+def insert_document_row(
+    connection: sqlite3.Connection, key: DocumentKey, file_format: str, num_passages: int, num_bytes: int
+) -> int:
+    """Note that a document exists, without its contents; return its row id."""
+    document_id = connection.execute(
+        "INSERT INTO documents (owner, sha256, reader, max_tokens, overlap_tokens, model_id, format, num_passages, "
+        "num_bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (*_key_columns(key), file_format, num_passages, num_bytes),
+    ).lastrowid
+    assert document_id is not None
     return document_id
 
 
@@ -267,8 +276,11 @@ def replace_segment(connection: sqlite3.Connection, collection: int, name: str |
         connection.execute("UPDATE collection_documents SET segment = ? WHERE collection = ?", (name, collection))
 
 
-def check_documents(connection: sqlite3.Connection, dim: int) -> Iterator[str]:
-    """Yield one line per fault: checksums, passages against texts, documents held by nothing, words of others."""
+def check_documents(connection: sqlite3.Connection, dim: int, *, elsewhere: Container[int] = ()) -> Iterator[str]:
+    """Yield one line per fault: checksums, passages against texts, documents held by nothing, words of others.
+
+    The contents of the documents `elsewhere` are not kept here.
+    """
     rows = connection.execute(
         "SELECT d.*, t.text, t.checksum AS text_checksum, v.ids, v.vectors, v.checksum AS vectors_checksum, "
         "EXISTS (SELECT 1 FROM collection_documents c WHERE c.document = d.id) AS is_held "
@@ -277,6 +289,10 @@ def check_documents(connection: sqlite3.Connection, dim: int) -> Iterator[str]:
     )
     for row in rows:
         name = f"document {row['id']} ({row['sha256'][:12]})"
+        if not row["is_held"]:
+            yield f"{name}: in no collection"
+        if row["id"] in elsewhere:
+            continue
         if row["text"] is None or _checksum(row["text"].encode()) != row["text_checksum"]:
             yield f"{name}: its text is not what was written"
             continue
@@ -284,8 +300,6 @@ def check_documents(connection: sqlite3.Connection, dim: int) -> Iterator[str]:
             yield f"{name}: its vectors are not what was written"
         elif len(row["vectors"]) != 4 * dim * row["num_passages"]:
             yield f"{name}: {len(row['vectors'])} bytes of vectors for {row['num_passages']} passages"
-        if not row["is_held"]:
-            yield f"{name}: in no collection"
         chunking = Chunking(row["max_tokens"], row["overlap_tokens"])
         key = DocumentKey(row["owner"], row["sha256"], row["reader"], chunking, row["model_id"])
         yield from _check_passages(connection, name, row["id"], key, row["text"], row["num_passages"])

@@ -176,7 +176,10 @@ class PgvectorStore:
     ) -> dict[int, Hits]:
         order = f"vector {OPERATORS[self.metric]} %s::{self._kind}"
         condition = "" if tokens is None else "AND token = ANY(%s)"
-        query = f"SELECT id, {order} AS distance, sealed FROM {self._table} WHERE cell = %s {condition} ORDER BY distance, id LIMIT %s"
+        query = (
+            f"SELECT id, {order} AS distance, sealed FROM {self._table} WHERE cell = %s {condition} "
+            "ORDER BY distance, id LIMIT %s"
+        )
         found: dict[int, Hits] = {}
         for cell, vector in queries.items():
             literal = self._literal(check_vector(vector, self.metric, self.dim))

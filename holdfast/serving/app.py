@@ -21,10 +21,12 @@ from holdfast.errors import (
     EngineError,
     HoldfastError,
     InvalidInput,
+    KeyUnavailable,
     NotFound,
     Overloaded,
     RequestTimeout,
     StorageError,
+    StoreUnavailable,
     Unauthenticated,
 )
 from holdfast.kernels.scan import warm_up
@@ -59,6 +61,8 @@ STATUS_OF_ERROR: dict[type[HoldfastError], int] = {
     EngineError: 502,
     RequestTimeout: 504,
     StorageError: 507,
+    StoreUnavailable: 503,
+    KeyUnavailable: 503,
 }
 """Subclasses share the status of their base; what is not named here is 500."""
 

@@ -32,6 +32,8 @@ app = typer.Typer(
 )
 keys = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 app.add_typer(keys, name="api-key")
+sealing_keys = typer.Typer(help="Make and rotate the keys that seal.", no_args_is_help=True)
+app.add_typer(sealing_keys, name="keys")
 
 Paths = Annotated[list[Path], typer.Argument(exists=True, help="Files, or folders that are read recursively.")]
 OptionalPaths = Annotated[
@@ -222,6 +224,40 @@ def verify(settings: Settings, as_json: AsJson = False) -> None:
         cli_output.out.print("\n".join(faults) or "All is well.")
     if faults:
         raise typer.Exit(cli_output.FAILED)
+
+
+@sealing_keys.command("create")
+@with_settings("key_file")
+def create_sealing_key(settings: Settings) -> None:
+    """Add a key to the key file, made where there is none; the last key of the file is the one that is used.
+
+    Example:
+
+        holdfast keys create --key-file /etc/holdfast/keys
+    """
+    from holdfast.serving import cli_keys, cli_output
+
+    cli_output.out.print(cli_keys.create_key(settings))
+
+
+@sealing_keys.command("rotate")
+@with_settings(*STORAGE)
+def rotate_keys(
+    settings: Settings,
+    store: Annotated[str | None, typer.Option(help="Seal the contents of this vector store again.")] = None,
+) -> None:
+    """Replace keys: those of one vector store, or with no --store the root of all, under the newest key of the file.
+
+    Examples:
+
+        holdfast keys rotate
+
+        holdfast keys rotate --store vs_contracts
+    """
+    from holdfast.serving import cli_keys, cli_output, cli_query
+
+    with cli_query.open_service(settings) as service:
+        cli_output.out.print("\n".join(cli_keys.rotate(service, store)))
 
 
 @keys.command("create")

@@ -7,10 +7,9 @@ when a folder is named, and reported when they are named themselves.
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from holdfast.serving.service import Service
 
 POLL_S = 0.1
 ATTACH_SIZE = 500
+READ_BYTES = 2**20
 UNREADABLE = ("unsupported_format", "legacy_format")
 
 
@@ -114,7 +114,8 @@ def attach_files(
     num_known = 0
     with make_progress(console) as progress:
         for path in progress.track(files, description="Looking for changes"):
-            if _is_known(service, stored.get(str(path), []), _sha256(path)):
+            digest = service.files.content_hash(DEFAULT_TENANT, _read(path))
+            if _is_known(service, stored.get(str(path), []), digest):
                 num_known += 1
             else:
                 new[_upload(service, path)] = path
@@ -200,10 +201,13 @@ def _describe(activity: Activity) -> str:
 
 def _upload(service: Service, path: Path) -> str:
     copy = service.files.upload_path()
-    shutil.copyfile(path, copy)
-    return service.files.create(DEFAULT_TENANT, path.name, "assistants", copy).id
+    with closing(service.files.open_upload(DEFAULT_TENANT, copy)) as writer:
+        for data in _read(path):
+            writer.write(data)
+    return service.files.create(DEFAULT_TENANT, path.name, "assistants", copy, writer=writer).id
 
 
-def _sha256(path: Path) -> str:
+def _read(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while data := file.read(READ_BYTES):
+            yield data

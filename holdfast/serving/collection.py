@@ -13,6 +13,7 @@ import re
 import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,11 +26,14 @@ from holdfast.retrieval.chunks import Chunking
 from holdfast.retrieval.embed import Embedder
 from holdfast.retrieval.filters import make_filter
 from holdfast.retrieval.index import BinaryIndex
+from holdfast.retrieval.store_filesystem import FilesystemStore
 from holdfast.serving.collection_search import Candidate, find_candidates, search_passages
 from holdfast.serving.database import Cursor, Database, Page, fetch_page
 from holdfast.serving.engine.protocol import Source
 from holdfast.serving.files import Files
 from holdfast.serving.ingestion_queue import enqueue
+from holdfast.serving.sealed_collection import SealedCollection
+from holdfast.serving.sealed_collections import SealedCollections
 from holdfast.serving.store_contents import StoreContents
 from holdfast.serving.vector_store import (
     STORE_FILES,
@@ -38,6 +42,7 @@ from holdfast.serving.vector_store import (
     FileBatch,
     FileCounts,
     FileStatus,
+    Mode,
     NewFile,
     StoredFile,
     VectorStore,
@@ -83,7 +88,17 @@ class Collections:
         Conflict: the data directory was embedded with another model, whose vectors cannot be compared.
     """
 
-    def __init__(self, database: Database, files: Files, embedder: Embedder, data_dir: Path) -> None:
+    def __init__(
+        self,
+        database: Database,
+        files: Files,
+        embedder: Embedder,
+        data_dir: Path,
+        *,
+        sealed: SealedCollections | None = None,
+        default_mode: Mode = "plain",
+    ) -> None:
+        """`sealed` are the vector stores that are not plain; `default_mode` is a new one's."""
         self.database = database
         self.files = files
         self.embedder = embedder
@@ -93,7 +108,11 @@ class Collections:
                 f"{data_dir} holds vectors of the embedding model {row['model_id']}, not of {embedder.model_id}; "
                 "start with that model, or with another data directory",
             )
-        self.contents = StoreContents(database, data_dir / "segments", embedder.dim)
+        self.sealed = sealed or SealedCollections(
+            database, None, lambda: FilesystemStore(data_dir / "sealed"), dim=embedder.dim
+        )
+        self.default_mode = default_mode
+        self.contents = StoreContents(database, data_dir / "segments", embedder.dim, self.sealed)
         files.unlink = self._unlink_upload
 
     # vector stores
@@ -107,11 +126,16 @@ class Collections:
         metadata: dict[str, str] | None = None,
         expires_after_days: int | None = None,
         vector_store_id: str | None = None,
+        mode: Mode | None = None,
     ) -> VectorStore:
         """Make an empty vector store; `vector_store_id` chooses its id (`vs_` and letters, digits, `_`, `-`).
 
+        Args:
+            mode: how its contents are encrypted, for as long as it lives; None: the server's default.
+
         Raises:
             Conflict: the tenant has a vector store of that id.
+            KeyUnavailable: it should be sealed, and there is no key to seal it with.
         """
         if vector_store_id is None:
             vector_store_id = f"vs_{secrets.token_hex(12)}"
@@ -121,14 +145,18 @@ class Collections:
                 param="vector_store_id",
             )
         now = self.database.now()
+        mode = mode or self.default_mode
+        self._refuse_taken(self.database.read(), tenant, vector_store_id)
+        insert_sealed = None if mode == "plain" else self.sealed.prepare(tenant, mode)
         with self.database.write() as connection:
-            if connection.execute(f"{STORES} AND id = ?", (tenant, vector_store_id)).fetchone():
-                raise Conflict(f"vector store {vector_store_id!r} exists", param="vector_store_id")
+            self._refuse_taken(connection, tenant, vector_store_id)
             position = connection.execute("INSERT INTO collections DEFAULT VALUES").lastrowid
             connection.execute(
                 "INSERT INTO vector_stores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (position, vector_store_id, tenant, name, description, to_json(metadata), now, now, expires_after_days),
             )
+            if insert_sealed is not None and position is not None:
+                insert_sealed(connection, position)
         return self.get(tenant, vector_store_id)
 
     def get(self, tenant: str, vector_store_id: str) -> VectorStore:
@@ -184,7 +212,10 @@ class Collections:
         chosen = {file.file_id: file for file in files}
         row = find_store(self.database.read(), tenant, vector_store_id)
         self._refuse_expired(row)
+        is_sealed = self.sealed.find(row["position"]) is not None
         for file_id in chosen:
+            if is_sealed and not self.files.get(tenant, file_id).is_sealed:
+                raise Conflict(f"file {file_id!r} was uploaded before the server had a key: upload it again")
             self.files.get(tenant, file_id)
         self._detach_rechunked(row["position"], chosen)
         with self.database.write() as connection:
@@ -265,12 +296,14 @@ class Collections:
 
     def file_text(self, tenant: str, vector_store_id: str, file_id: str) -> str:
         """Return the extracted text that citations' offsets point into. Conflict until the file is completed."""
-        with self.database.snapshot() as connection:
-            position = find_store(connection, tenant, vector_store_id)["position"]
+        position = find_store(self.database.read(), tenant, vector_store_id)["position"]
+        sealed = self.sealed.find(position)
+        with sealed.reading() if sealed else nullcontext(), self.database.snapshot() as connection:
+            find_store(connection, tenant, vector_store_id)
             row = find_store_file(connection, position, file_id)
             if row["status"] != "completed":
                 raise Conflict(f"file {file_id!r} is {row['status']}; its text is there once it is completed")
-            return store.load_text(connection, row["document"])
+            return sealed.load_text(row["document"]) if sealed else store.load_text(connection, row["document"])
 
     # search
 
@@ -293,8 +326,13 @@ class Collections:
         self._check_queries(query_vectors)
         predicate = None if filters is None else make_filter(filters)
 
-        def find(connection: sqlite3.Connection, position: int, index: BinaryIndex) -> Sources:
-            return search_passages(connection, position, None if exact else index, query_vectors, k, predicate)
+        def find(
+            connection: sqlite3.Connection, position: int, index: BinaryIndex, sealed: SealedCollection | None
+        ) -> Sources:
+            if exact and sealed is not None:
+                raise InvalidInput("a sealed vector store keeps no float vectors to rank by", param="exact")
+            codes = None if exact else index
+            return search_passages(connection, position, codes, query_vectors, k, predicate, sealed)
 
         sources = self._search(tenant, vector_store_id, find)
         return [source for source in sources if source.score >= score_threshold]
@@ -312,8 +350,10 @@ class Collections:
         self._check_queries(query_vector)
         predicate = None if filters is None else make_filter(filters)
 
-        def find(connection: sqlite3.Connection, position: int, index: BinaryIndex) -> Candidates:
-            return find_candidates(connection, position, index, query_vector, question, predicate)
+        def find(
+            connection: sqlite3.Connection, position: int, index: BinaryIndex, sealed: SealedCollection | None
+        ) -> Candidates:
+            return find_candidates(connection, position, index, query_vector, question, predicate, sealed)
 
         return self._search(tenant, vector_store_id, find)
 
@@ -334,26 +374,39 @@ class Collections:
         if faults:
             return faults  # what the rows say cannot be relied on
         with self.database.snapshot() as connection:
-            faults = [*store.check_documents(connection, self.embedder.dim), *check_references(connection)]
+            elsewhere = {int(row["document"]) for row in connection.execute("SELECT document FROM sealed_documents")}
+            faults = [
+                *store.check_documents(connection, self.embedder.dim, elsewhere=elsewhere),
+                *check_references(connection),
+            ]
         return [*faults, *self.files.verify(), *self.contents.verify()]
 
     def close(self) -> None:
         """Save what the indexes hold; call before the database is closed."""
         self.contents.close()
+        self.sealed.close()
 
     def _search(
-        self, tenant: str, vector_store_id: str, find: Callable[[sqlite3.Connection, int, BinaryIndex], T]
+        self,
+        tenant: str,
+        vector_store_id: str,
+        find: Callable[[sqlite3.Connection, int, BinaryIndex, SealedCollection | None], T],
     ) -> T:
         """Return what `find` finds in one state of a vector store; a damaged index is made again on the way."""
         row = find_store(self.database.read(), tenant, vector_store_id)
         self._refuse_expired(row)
         self._touch(row)
+        sealed = self.sealed.find(row["position"])
+        if sealed is not None:
+            with sealed.reading(), self.database.snapshot() as connection:
+                find_store(connection, tenant, vector_store_id)
+                return find(connection, row["position"], sealed.index, sealed)
         index = self.contents.index(row["position"])
         for is_last_try in (False, True):
             try:
                 with index.reading() as codes, self.database.snapshot() as connection:
                     find_store(connection, tenant, vector_store_id)
-                    return find(connection, row["position"], codes)
+                    return find(connection, row["position"], codes, None)
             except IntegrityError as error:
                 if is_last_try:
                     raise
@@ -379,6 +432,10 @@ class Collections:
         self.contents.unlink(
             "file = (SELECT f.position FROM files f WHERE f.tenant = ? AND f.id = ?)", (tenant, file_id), also
         )
+
+    def _refuse_taken(self, connection: sqlite3.Connection, tenant: str, vector_store_id: str) -> None:
+        if connection.execute(f"{STORES} AND id = ?", (tenant, vector_store_id)).fetchone():
+            raise Conflict(f"vector store {vector_store_id!r} exists", param="vector_store_id")
 
     def _refuse_expired(self, row: sqlite3.Row) -> None:
         if is_expired(row, self.database.now()):

@@ -23,6 +23,7 @@ from holdfast.retrieval.fuse import fuse_rankings, fuse_scores
 from holdfast.retrieval.index import BinaryIndex, SearchResult
 from holdfast.retrieval.lexical import search_words
 from holdfast.serving.engine.protocol import Source
+from holdfast.serving.sealed_collection import SealedCollection
 
 COMPLETED_FILES = """
 SELECT f.id, f.filename, s.attributes, s.document FROM store_files s JOIN files f ON f.position = s.file
@@ -57,12 +58,14 @@ def search_passages(
     queries: NDArray[np.float32],
     k: int,
     predicate: Predicate | None,
+    sealed: SealedCollection | None = None,
 ) -> list[Source]:
     """Return the best `k` passages over all `queries` (Q, dim), score descending, then passage id.
 
     Args:
         index: the codes to search; None: the stored vectors themselves.
         predicate: which files' passages count, by their attributes; None: all.
+        sealed: where the passages are, if not in the database.
     """
     documents = None if predicate is None else _matching_documents(connection, collection, predicate)
     if documents is not None and not documents:
@@ -77,9 +80,11 @@ def search_passages(
     elif len(index) == 0:
         return []
     else:
-        allowed_ids = None if documents is None else store.load_passage_ids(connection, documents)
+        allowed_ids = None
+        if documents is not None:
+            allowed_ids = sealed.passage_ids(documents) if sealed else store.load_passage_ids(connection, documents)
         result = index.search(queries, k, allowed_ids=allowed_ids)
-    return _to_sources(connection, collection, _merge(result, k), predicate)
+    return _to_sources(connection, collection, _merge(result, k), predicate, sealed)
 
 
 def find_candidates(
@@ -89,18 +94,26 @@ def find_candidates(
     query: NDArray[np.float32],
     question: str,
     predicate: Predicate | None,
+    sealed: SealedCollection | None = None,
 ) -> list[Candidate]:
-    """Return what one store has for `fuse_candidates`: the passages nearest to `query` (1, dim) and by `question`."""
+    """Return what one store has for `fuse_candidates`: the passages nearest to `query` (1, dim) and by `question`.
+
+    A `sealed` store has no list of words, which would lie readable in the database: nearness alone counts.
+    """
     documents = None if predicate is None else _matching_documents(connection, collection, predicate)
     if len(index) == 0 or (documents is not None and not documents):
         return []
-    allowed_ids = None if documents is None else store.load_passage_ids(connection, documents)
+    allowed_ids = None
+    if documents is not None:
+        allowed_ids = sealed.passage_ids(documents) if sealed else store.load_passage_ids(connection, documents)
     near = _merge(index.search(query, POOL_SIZE, allowed_ids=allowed_ids), POOL_SIZE)
-    text_scores = dict(search_words(connection, collection, question, POOL_SIZE, documents=documents))
+    text_scores = {}
+    if sealed is None:
+        text_scores = dict(search_words(connection, collection, question, POOL_SIZE, documents=documents))
     others = np.array(sorted(text_scores.keys() - dict(near).keys()), dtype=np.uint64)
     if len(others):
         near += _merge(index.search(query, len(others), allowed_ids=others), len(others))
-    sources = _to_sources(connection, collection, near, predicate)
+    sources = _to_sources(connection, collection, near, predicate, sealed)
     return [Candidate(source, text_scores.get(source.passage_id, 0.0)) for source in sources]
 
 
@@ -155,10 +168,15 @@ def _ranked(scores: Mapping[int, float]) -> list[int]:
 
 
 def _to_sources(
-    connection: sqlite3.Connection, collection: int, scored: Sequence[tuple[int, float]], predicate: Predicate | None
+    connection: sqlite3.Connection,
+    collection: int,
+    scored: Sequence[tuple[int, float]],
+    predicate: Predicate | None,
+    sealed: SealedCollection | None,
 ) -> list[Source]:
     """Return the passages of (id, cosine) pairs, in their order."""
-    passages = store.load_passages(connection, collection, [passage_id for passage_id, _ in scored])
+    ids = [passage_id for passage_id, _ in scored]
+    passages = sealed.load_passages(ids) if sealed else store.load_passages(connection, collection, ids)
     files = _cited_files(connection, collection, {passage.document for passage in passages.values()}, predicate)
     return [
         _to_source(passages[passage_id], score, files[passages[passage_id].document]) for passage_id, score in scored

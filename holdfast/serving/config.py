@@ -18,6 +18,18 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="HOLDFAST_", frozen=True, extra="forbid")
 
     data_dir: Path = Field(Path("holdfast-data"), description="Folder that holds files, passages and indexes.")
+    key_file: Path | None = Field(
+        None, description="File of keys, readable by its owner only: uploads, stored answers and sealed stores need it."
+    )
+    encryption: Literal["plain", "sealed"] | None = Field(
+        None, description="How new vector stores are kept; `sealed` when unset and `object_store` is set, else `plain`."
+    )
+    object_store: str | None = Field(
+        None,
+        repr=False,
+        description="Where sealed stores keep their objects: a folder, `sqlite:FILE`, `s3://BUCKET/PREFIX` or "
+        "`postgresql://...`; the data directory when unset.",
+    )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     engine: Literal["extract", "hf", "remote"] = Field(

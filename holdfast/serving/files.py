@@ -1,7 +1,8 @@
 """Uploaded files: bytes once by content under `blobs/`, one row per upload. Blocking; call from a worker thread.
 
 Bytes are durable before the row that names them is committed, and removed after it is gone; what a crash leaves in
-between is an unnamed blob, swept when the directory is next opened.
+between is an unnamed blob, swept when the directory is next opened. Where the operator gave a key, uploads are sealed
+(`sealed_uploads.py`).
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import os
 import secrets
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from holdfast.errors import NotFound
+from holdfast.errors import IntegrityError, KeyUnavailable, NotFound
 from holdfast.serving.database import Cursor, Database, Page, fetch_page, storage_errors
+from holdfast.serving.sealed_uploads import SealedWriter, UploadSealer
 
+SEALED = "sealed-"
 Unlink = Callable[[str, str, Callable[[sqlite3.Connection], None]], None]
 Lines = list[str]
 
@@ -35,7 +39,13 @@ class FileRecord:
     """Unix seconds"""
     purpose: str
     sha256: str
+    """of the bytes, in hex; of sealed ones `sealed-` and a keyed digest"""
     expires_at: int | None
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the bytes lie sealed on the disk."""
+        return self.sha256.startswith(SEALED)
 
 
 class Files:
@@ -47,8 +57,10 @@ class Files:
 
     unlink: Unlink
 
-    def __init__(self, database: Database, data_dir: Path) -> None:
+    def __init__(self, database: Database, data_dir: Path, sealer: UploadSealer | None = None) -> None:
+        """With a `sealer`, what is uploaded from now on is sealed."""
         self._database = database
+        self._sealer = sealer
         self._blobs = data_dir / "blobs"
         self._uploads = data_dir / "uploads"
         self._blob_lock = threading.Lock()  # a blob must not be removed between its upload and that upload's row
@@ -61,19 +73,32 @@ class Files:
         """Return a fresh path, on the data directory's disk, to stream an upload into."""
         return self._uploads / secrets.token_hex(16)
 
+    def open_upload(self, tenant: str, path: Path) -> SealedWriter | BinaryIO:
+        """Return what to write an upload to `path` with: sealed where there is a key."""
+        with storage_errors():
+            return path.open("wb") if self._sealer is None else self._sealer.open_writer(tenant, path)
+
     def create(
-        self, tenant: str, filename: str, purpose: str, uploaded: Path, *, expires_after_s: int | None = None
+        self,
+        tenant: str,
+        filename: str,
+        purpose: str,
+        uploaded: Path,
+        *,
+        writer: SealedWriter | BinaryIO | None = None,
+        expires_after_s: int | None = None,
     ) -> FileRecord:
         """Take over the bytes at `uploaded` (moved, fsynced, hashed) and commit the row.
+
+        Args:
+            writer: what they were written with, closed; None: they lie there in clear, and are sealed now.
 
         Raises:
             StorageError: the disk is full; neither bytes nor row remain.
         """
         try:
-            with storage_errors(), uploaded.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-                num_bytes = file.tell()
-                os.fsync(file.fileno())
+            with storage_errors():
+                sha256, num_bytes = self._finish(tenant, uploaded, writer)
             now = self._database.now()
             record = FileRecord(
                 id=f"file-{secrets.token_hex(12)}",
@@ -125,6 +150,29 @@ class Files:
         """Return where bytes known by their hash lie; the folder does not show the tenant's name."""
         return self._blobs / hashlib.sha256(tenant.encode()).hexdigest()[:16] / sha256
 
+    def read(self, tenant: str, file_id: str) -> Iterator[bytes]:
+        """Yield the bytes that were uploaded, opened where they are sealed."""
+        record = self.get(tenant, file_id)
+        return self.read_blob(tenant, record.sha256)
+
+    def read_blob(self, tenant: str, sha256: str) -> Iterator[bytes]:
+        """Yield bytes known by their hash."""
+        path = self.blob_path(tenant, sha256)
+        if not sha256.startswith(SEALED):
+            return iter([path.read_bytes()])
+        if self._sealer is None:
+            raise KeyUnavailable("this file is sealed: set the key_file that the server had when it was uploaded")
+        return self._sealer.read(tenant, path)
+
+    def content_hash(self, tenant: str, data: Iterable[bytes]) -> str:
+        """Return what bytes would be known by if they were uploaded now."""
+        digest = hashlib.sha256()
+        for piece in data:
+            digest.update(piece)
+        if self._sealer is None:
+            return digest.hexdigest()
+        return SEALED + self._sealer.digest(tenant, digest.digest())
+
     def delete(self, tenant: str, file_id: str) -> None:
         """Remove the file, and its passages, codes and vectors from every vector store."""
         self._delete(self.get(tenant, file_id))
@@ -143,15 +191,32 @@ class Files:
         rows = self._database.read().execute("SELECT DISTINCT tenant, sha256, num_bytes FROM files ORDER BY sha256")
         for tenant, sha256, num_bytes in rows.fetchall():
             try:
+                if sha256.startswith(SEALED):
+                    if self.content_hash(tenant, self.read_blob(tenant, sha256)) != sha256:
+                        faults.append(f"blob {sha256[:19]}: not the bytes that were uploaded")
+                    continue
                 with self.blob_path(tenant, sha256).open("rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
                     size = file.tell()
+            except (IntegrityError, KeyUnavailable) as error:
+                faults.append(f"blob {sha256[:19]}: {error}")
+                continue
             except OSError as error:
                 faults.append(f"blob {sha256[:12]}: {error.strerror}")
                 continue
             if (digest, size) != (sha256, num_bytes):
                 faults.append(f"blob {sha256[:12]}: not the bytes that were uploaded")
         return faults
+
+    def _finish(self, tenant: str, uploaded: Path, writer: SealedWriter | BinaryIO | None) -> tuple[str, int]:
+        """Make an upload durable, sealed where there is a key; return what it is known by, and its size."""
+        if self._sealer is not None and writer is None:
+            writer = self._sealer.seal_file(tenant, uploaded)
+        with uploaded.open("rb") as file:
+            os.fsync(file.fileno())
+            if isinstance(writer, SealedWriter):
+                return SEALED + writer.digest(), writer.num_bytes
+            return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
 
     def _delete(self, record: FileRecord) -> None:
         with self._blob_lock:

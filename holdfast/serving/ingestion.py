@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from holdfast.errors import DocumentError, StorageError
+from holdfast.errors import DOCUMENT_CODES, DocumentError, StorageError
 from holdfast.retrieval.chunks import split_document
 from holdfast.serving.collection import Collections
+from holdfast.serving.files import SEALED
 from holdfast.serving.ingestion_queue import IngestionQueue, Job
 from holdfast.serving.parse_process import ParseLimits, read_document_in_child
-from holdfast.serving.store_contents import ParsedDocument
+from holdfast.serving.parsed_document import ParsedDocument
 
 log = logging.getLogger(__name__)
 
@@ -172,8 +173,11 @@ class Ingestion:
 
     def _parse(self, job: Job) -> ParsedDocument:
         embedder = self._collections.embedder
-        path = self._collections.files.blob_path(job.key.owner, job.key.sha256)
-        document = read_document_in_child(path, job.filename, self._limits)
+        files, sha256 = self._collections.files, job.key.sha256
+        if sha256.startswith(SEALED):
+            document = read_document_in_child(files.read_blob(job.tenant, sha256), job.filename, self._limits)
+        else:
+            document = read_document_in_child(files.blob_path(job.tenant, sha256), job.filename, self._limits)
         passages = split_document(document, embedder.token_offsets, job.key.chunking)
         num_embedded = 0
 
@@ -190,4 +194,6 @@ class Ingestion:
 
     def _fail(self, job: Job, code: str, message: str) -> None:
         log.warning("%s failed: %s", job.file_id, code)  # the message may quote the document
+        if job.is_sealed:
+            message = DOCUMENT_CODES.get(code, "the server failed on this file; its log says more")
         self._queue.fail(job, code, message)

@@ -19,7 +19,8 @@ from holdfast.serving.database import Database
 from holdfast.serving.vector_store import NewFile, to_json
 
 READY = """
-SELECT s.*, f.id, f.tenant, f.filename, f.sha256 FROM store_files s JOIN files f ON f.position = s.file
+SELECT s.*, f.id, f.tenant, f.filename, f.sha256, c.prefix FROM store_files s JOIN files f ON f.position = s.file
+LEFT JOIN sealed_collections c ON c.collection = s.store
 WHERE s.status = 'in_progress' ORDER BY s.position"""
 
 
@@ -29,11 +30,14 @@ class Job:
 
     position: int
     store: int
+    tenant: str
     file_id: str
     filename: str
     num_attempts: int
     """this one included"""
     key: DocumentKey
+    is_sealed: bool = False
+    """the vector store's contents are"""
 
     def is_queued(self, connection: sqlite3.Connection) -> bool:
         """Return False once the file was detached or its batch cancelled."""
@@ -145,14 +149,16 @@ class IngestionQueue:
         return Job(
             position=row["position"],
             store=row["store"],
+            tenant=row["tenant"],
             file_id=row["id"],
             filename=row["filename"],
             num_attempts=row["num_attempts"] + 1,
             key=DocumentKey(
-                owner=row["tenant"],
+                owner=row["prefix"] or row["tenant"],
                 sha256=row["sha256"],
                 reader=PurePath(row["filename"]).suffix.lower(),
                 chunking=Chunking(row["max_tokens"], row["overlap_tokens"]),
                 model_id=self._model_id,
             ),
+            is_sealed=row["prefix"] is not None,
         )

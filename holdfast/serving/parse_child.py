@@ -17,7 +17,7 @@ from typing import Any
 
 from holdfast.errors import DocumentError
 from holdfast.retrieval.documents import read_document
-from holdfast.serving.parse_process import FRAME, FRAME_MAGIC, read_peak_rss_bytes
+from holdfast.serving.parse_process import FRAME, FRAME_MAGIC, STDIN, read_peak_rss_bytes
 
 _PR_SET_PDEATHSIG = 1
 _FORBIDDEN_EVENTS = (
@@ -40,7 +40,8 @@ def main(arguments: list[str]) -> None:
     header: dict[str, Any]
     body = b""
     try:
-        document = read_document(Path(path).read_bytes(), filename, max_chars=max_chars)
+        data = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
+        document = read_document(data, filename, max_chars=max_chars)
         rows = [(s.start, s.end, s.page, s.heading) for s in document.sections]
         header = {"format": document.format, "sections": rows}
         body = document.text.encode("utf-8")

@@ -19,7 +19,9 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,8 @@ from holdfast.retrieval.documents import MAX_HEADING_CHARS, MAX_SECTIONS, MAX_TE
 FRAME = struct.Struct("!4sIQ")
 """magic, bytes of JSON, bytes of text"""
 FRAME_MAGIC = b"HFD1"
+STDIN = "-"
+"""instead of a path: the bytes come through standard input, since they may not lie on the disk in clear"""
 MAX_HEADER_BYTES = 64 * 2**20
 _FORMATS = frozenset(["pdf", "docx", "pptx", "xlsx", "html", "markdown", "rst", "text", "csv", "json", "epub", "eml"])
 _MEMORY_SIGNALS = (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV, signal.SIGTRAP, signal.SIGILL, signal.SIGBUS)
@@ -61,30 +65,36 @@ def is_memory_limited() -> bool:
     return sys.platform.startswith("linux")
 
 
-def read_document_in_child(path: Path, filename: str, limits: ParseLimits = ParseLimits()) -> Document:
-    """Return what `read_document` returns for the bytes at `path`, or raise DocumentError; blocks the calling thread.
+def read_document_in_child(
+    source: Path | Iterable[bytes], filename: str, limits: ParseLimits = ParseLimits()
+) -> Document:
+    """Return what `read_document` returns for the bytes of `source`, or raise DocumentError; blocks the calling thread.
 
     Raises:
         DocumentError: as `read_document`, or `timeout`, `out_of_memory`, `too_large`, `crashed`.
     """
-    outcome = measure_parse(path, filename, limits).outcome
+    outcome = measure_parse(source, filename, limits).outcome
     if isinstance(outcome, DocumentError):
         raise outcome
     return outcome
 
 
-def measure_parse(path: Path, filename: str, limits: ParseLimits = ParseLimits()) -> ParseUsage:
+def measure_parse(
+    source: Path | Iterable[bytes], filename: str, limits: ParseLimits = ParseLimits()
+) -> ParseUsage:
     """As `read_document_in_child`, but return the error, and what the child used."""
     started = time.monotonic()
+    path = os.fspath(source.absolute()) if isinstance(source, Path) else STDIN
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "holdfast.serving.parse_child", *_child_arguments(path, filename, limits)],
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE if path == STDIN else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env={"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUTF8": "1", "OPENBLAS_NUM_THREADS": "1"},
         start_new_session=True,  # Ctrl-C stops the server in its own time, not its children under it
     )
     assert process.stdout is not None
+    feeder = None if isinstance(source, Path) else _Feeder(process, source)
     max_bytes = FRAME.size + MAX_HEADER_BYTES + 4 * limits.max_text_chars
     watch = _Watch(process.pid, started + limits.timeout_s, max_bytes)
     try:
@@ -94,6 +104,8 @@ def measure_parse(path: Path, filename: str, limits: ParseLimits = ParseLimits()
         os.kill(process.pid, signal.SIGKILL)  # no effect on one that has ended: its id is ours until the next line
         _, status = os.waitpid(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
+        if feeder is not None:
+            feeder.finish()
     wall_s = time.monotonic() - started
     outcome: Document | DocumentError
     if isinstance(answer, DocumentError):
@@ -105,11 +117,39 @@ def measure_parse(path: Path, filename: str, limits: ParseLimits = ParseLimits()
     return ParseUsage(outcome, wall_s, watch.peak_rss_bytes)
 
 
-def _child_arguments(path: Path, filename: str, limits: ParseLimits) -> list[str]:
+class _Feeder:
+    """Writes a source to a child's standard input in a thread, and gives up when the child does."""
+
+    def __init__(self, process: subprocess.Popen[bytes], source: Iterable[bytes]) -> None:
+        assert process.stdin is not None
+        self._pipe = process.stdin
+        self._source = source
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._feed, name="parse-feeder", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait for the thread, once the child is dead, and raise what went wrong in reading the source."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _feed(self) -> None:
+        try:
+            with self._pipe:
+                for data in self._source:
+                    self._pipe.write(data)
+        except BrokenPipeError:
+            pass  # the child ended before it had read all, and its answer says why
+        except Exception as error:
+            self._error = error
+
+
+def _child_arguments(path: str, filename: str, limits: ParseLimits) -> list[str]:
     cpu_s = math.ceil(limits.timeout_s) + 1
     safe_name = filename.replace("\x00", "")
     numbers = (limits.memory_bytes, cpu_s, limits.max_text_chars, os.getpid())
-    return [os.fspath(path.absolute()), safe_name, *map(str, numbers)]
+    return [path, safe_name, *map(str, numbers)]
 
 
 class _Watch:

@@ -7,13 +7,18 @@ from a worker thread.
 
 from __future__ import annotations
 
+import base64
 import json
 import sqlite3
 from typing import Any
 
-from holdfast.errors import InvalidInput, NotFound
+from holdfast.errors import InvalidInput, KeyUnavailable, NotFound
+from holdfast.privacy.keyring import Keyring
+from holdfast.privacy.keys import TenantKeys
+from holdfast.privacy.seal import Kind, Place, Sealer, sealed_epoch
 from holdfast.serving.database import Cursor, Database, Page, fetch_page
 
+COLLECTION = "responses"
 RETENTION_S = 30 * 24 * 3600
 
 SCHEMA = """
@@ -39,8 +44,10 @@ CREATE INDEX IF NOT EXISTS input_items_by_response ON response_input_items (resp
 class ResponseStore:
     """The responses of all tenants in one database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, keyring: Keyring | None = None) -> None:
+        """With a `keyring`, what is kept from now on is sealed: answers quote sealed files."""
         self.database = database
+        self._keyring = keyring
         with database.write() as connection:
             for statement in SCHEMA.split(";"):
                 connection.execute(statement)
@@ -52,20 +59,21 @@ class ResponseStore:
             StorageError: the disk is full; nothing was kept.
         """
         expires_at = self.database.now() + RETENTION_S
+        body = self._close(tenant, response["id"], response)
+        items = [(item["id"], self._close(tenant, item["id"], item)) for item in input_items]
         with self.database.write() as connection:
             position = connection.execute(
                 "INSERT INTO responses (id, tenant, previous_id, expires_at, body) VALUES (?, ?, ?, ?, ?)",
-                (response["id"], tenant, response["previous_response_id"], expires_at, json.dumps(response)),
+                (response["id"], tenant, response["previous_response_id"], expires_at, body),
             ).lastrowid
             connection.executemany(
                 "INSERT INTO response_input_items (response, id, body) VALUES (?, ?, ?)",
-                [(position, item["id"], json.dumps(item)) for item in input_items],
+                [(position, *item) for item in items],
             )
 
     def get(self, tenant: str, response_id: str) -> dict[str, Any]:
         """Return a response as it was sent. Raises NotFound."""
-        body: dict[str, Any] = json.loads(self._row(tenant, response_id)["body"])
-        return body
+        return self._open(tenant, response_id, self._row(tenant, response_id)["body"])
 
     def delete(self, tenant: str, response_id: str) -> None:
         """Remove a response and its input from the database and its log. Raises NotFound."""
@@ -89,7 +97,7 @@ class ResponseStore:
         row = self._row(tenant, response_id)
         select = "SELECT position, id, body FROM response_input_items WHERE response = ?"
         page = fetch_page(self.database.read(), select, (row["position"],), cursor)
-        return Page([json.loads(item["body"]) for item in page.items], page.has_more)
+        return Page([self._open(tenant, item["id"], item["body"]) for item in page.items], page.has_more)
 
     def conversation(self, tenant: str, response_id: str) -> list[dict[str, Any]]:
         """Return all items up to and including this response's output, oldest first; instructions are not among them.
@@ -108,15 +116,34 @@ class ResponseStore:
                     code="previous_response_not_found",
                     param="previous_response_id",
                 ) from None
-            turns.append(self._items(row["position"]) + json.loads(row["body"])["output"])
+            output = self._open(tenant, next_id, row["body"])["output"]
+            turns.append(self._items(tenant, row["position"]) + output)
             next_id = row["previous_id"]
         return [item for turn in reversed(turns) for item in turn]
 
-    def _items(self, position: int) -> list[dict[str, Any]]:
+    def _items(self, tenant: str, position: int) -> list[dict[str, Any]]:
         rows = self.database.read().execute(
-            "SELECT body FROM response_input_items WHERE response = ? ORDER BY position", (position,)
+            "SELECT id, body FROM response_input_items WHERE response = ? ORDER BY position", (position,)
         )
-        return [json.loads(row["body"]) for row in rows]
+        return [self._open(tenant, row["id"], row["body"]) for row in rows.fetchall()]
+
+    def _close(self, tenant: str, own_id: str, body: dict[str, Any]) -> str:
+        """Return what is stored: JSON, or base64 of it sealed."""
+        text = json.dumps(body)
+        if self._keyring is None:
+            return text
+        keys = self._keyring.change(tenant, _with_responses).epoch(COLLECTION)
+        return base64.b64encode(Sealer(keys).seal(text.encode(), Place(Kind.RESPONSE, own_id.encode()))).decode()
+
+    def _open(self, tenant: str, own_id: str, stored: str) -> dict[str, Any]:
+        if not stored.startswith("{"):
+            if self._keyring is None:
+                raise KeyUnavailable("this response is sealed: set the key_file that the server had when it was given")
+            sealed = base64.b64decode(stored)
+            keys = self._keyring.tenant(tenant).epoch(COLLECTION, sealed_epoch(sealed))
+            stored = Sealer(keys).open(sealed, Place(Kind.RESPONSE, own_id.encode())).decode()
+        body: dict[str, Any] = json.loads(stored)
+        return body
 
     def _row(self, tenant: str, response_id: str) -> sqlite3.Row:
         row: sqlite3.Row | None = (
@@ -130,3 +157,7 @@ class ResponseStore:
         if row is None:
             raise NotFound(f"Response with id '{response_id}' not found.", param="response_id")
         return row
+
+
+def _with_responses(keys: TenantKeys) -> TenantKeys:
+    return keys if keys.record.epochs(COLLECTION) else keys.with_collection(COLLECTION)

@@ -24,6 +24,9 @@ from holdfast.serving.ingestion import Ingestion
 from holdfast.serving.limits import check_query
 from holdfast.serving.parse_process import ParseLimits
 from holdfast.serving.response_store import ResponseStore
+from holdfast.serving.sealed_collections import SealedCollections
+from holdfast.serving.sealed_uploads import UploadSealer
+from holdfast.serving.untrusted import make_keyring, make_object_store
 
 
 class Service:
@@ -34,6 +37,7 @@ class Service:
     embedder: Embedder
     files: Files
     collections: Collections
+    sealed: SealedCollections
     responses: ResponseStore
     ingestion: Ingestion
     engine: Engine
@@ -52,10 +56,22 @@ class Service:
         self.database = Database(settings.data_dir)
         try:
             self.embedder = embedder or make_embedder(settings.embedding_model, device=settings.device)
-            self.files = Files(self.database, settings.data_dir)
-            self.collections = Collections(self.database, self.files, self.embedder, settings.data_dir)
+            keyring = make_keyring(settings, self.database)
+            sealer = None if keyring is None else UploadSealer(keyring)
+            self.files = Files(self.database, settings.data_dir, sealer)
+            self.sealed = SealedCollections(
+                self.database, keyring, lambda: make_object_store(settings), dim=self.embedder.dim
+            )
+            self.collections = Collections(
+                self.database,
+                self.files,
+                self.embedder,
+                settings.data_dir,
+                sealed=self.sealed,
+                default_mode=settings.encryption or ("sealed" if settings.object_store else "plain"),
+            )
             limits = ParseLimits(memory_bytes=settings.parse_memory_bytes, timeout_s=settings.parse_timeout_s)
-            self.responses = ResponseStore(self.database)
+            self.responses = ResponseStore(self.database, keyring)
             self.ingestion = Ingestion(self.collections, limits, delete_expired=self._delete_expired)
             self.engine = make_engine(settings, self.embedder)
             self.answerer = Answerer(
@@ -138,6 +154,7 @@ class Service:
 
     def _delete_expired(self) -> None:
         self.collections.delete_expired()
+        self.sealed.delete_leftovers()
         self.responses.delete_expired()
 
     async def close(self) -> None:

@@ -9,37 +9,33 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.retrieval import store
-from holdfast.retrieval.chunks import Passage
-from holdfast.retrieval.documents import Document
 from holdfast.retrieval.stored_index import StoredIndex, sweep_segments
+from holdfast.serving import sealed_tables
 from holdfast.serving.database import Database
 from holdfast.serving.ingestion_queue import Job
-
-
-@dataclass(frozen=True, slots=True)
-class ParsedDocument:
-    """A document read, split and embedded, not stored yet."""
-
-    document: Document
-    passages: Sequence[Passage]
-    vectors: NDArray[np.float32]
-    """(len(passages), dim), unit norm"""
+from holdfast.serving.parsed_document import ParsedDocument
+from holdfast.serving.sealed_collection import SealedCollection
+from holdfast.serving.sealed_collections import SealedCollections
+from holdfast.serving.sealed_document import SealedDocument
 
 
 class StoreContents:
-    """The documents of all vector stores; `folder` holds their indexes' segments, `dim` is the vectors' length."""
+    """The documents of all vector stores; `folder` holds their indexes' segments, `dim` is the vectors' length.
 
-    def __init__(self, database: Database, folder: Path, dim: int) -> None:
+    Those that are sealed are in `sealed`, and change in step with the database as well.
+    """
+
+    def __init__(self, database: Database, folder: Path, dim: int, sealed: SealedCollections) -> None:
         self._database = database
+        self._sealed = sealed
         self._folder = folder
         self._dim = dim
         self._indexes: dict[int, StoredIndex] = {}
@@ -47,7 +43,7 @@ class StoreContents:
         sweep_segments(folder, database.read())
 
     def index(self, position: int) -> StoredIndex:
-        """Return the index of a vector store; it is loaded when first used."""
+        """Return the index of a plain vector store; it is loaded when first used."""
         with self._lock:
             if position not in self._indexes:
                 self._indexes[position] = StoredIndex(position, self._folder, self._dim, self._database)
@@ -60,6 +56,9 @@ class StoreContents:
             False if neither is there, so that the file must be read first; True also if the file has been detached or
             cancelled meanwhile, and nothing is left to do.
         """
+        sealed = self._sealed.find(job.store)
+        if sealed is not None:
+            return self._complete_sealed(sealed, job, parsed)
         index = self.index(job.store)
         with index.changing(), ExitStack() as searches_wait:
             index.load()
@@ -81,6 +80,34 @@ class StoreContents:
         index.save_if_due()
         return True
 
+    def _complete_sealed(self, sealed: SealedCollection, job: Job, parsed: ParsedDocument | None) -> bool:
+        """As `complete`; the document's objects are in the store before the database says so."""
+        with sealed.changing(), ExitStack() as searches_wait:
+            sealed.load()
+            known = store.find_document(self._database.read(), job.key)
+            if known is None and parsed is None:
+                return False
+            added = sealed.add(parsed, job.key.passage_ids(parsed.passages)) if known is None and parsed else None
+            with self._database.write() as connection:
+                is_queued = job.is_queued(connection)
+                if added is not None:
+                    sealed_tables.save_anchor(connection, job.store, added.anchor)
+                if is_queued and added is not None and parsed is not None:
+                    known = store.insert_document_row(
+                        connection, job.key, parsed.document.format, len(parsed.passages), added.num_bytes
+                    )
+                    sealed_tables.insert_document(connection, job.store, known, added.sealed)
+                    store.link_document(connection, job.store, known)
+                if is_queued and known is not None:
+                    job.mark_completed(connection, known)
+                searches_wait.enter_context(sealed.committing())  # given back after the commit
+            if added is not None and is_queued and known is not None:
+                sealed.publish(added, known)
+            elif added is not None:
+                sealed.unload()  # loading removes what has no row
+        sealed.merge_parts_if_due()
+        return True
+
     def unlink(
         self, where: str, params: tuple[object, ...], also: Callable[[sqlite3.Connection], None] | None = None
     ) -> None:
@@ -94,6 +121,10 @@ class StoreContents:
 
     def delete_store(self, position: int) -> None:
         """Delete a vector store with everything in it."""
+        if self._sealed.find(position) is not None:
+            self._sealed.delete(position)
+            self._database.purge()
+            return
         index = self.index(position)
         with index.changing(), ExitStack() as searches_wait:
             with self._database.write() as connection:
@@ -107,9 +138,13 @@ class StoreContents:
         self._database.purge()
 
     def verify(self) -> list[str]:
-        """Return one line per fault of the saved segments."""
+        """Return one line per fault of the saved segments, and of what is sealed."""
         rows = self._database.read().execute("SELECT position FROM vector_stores ORDER BY position").fetchall()
-        return [fault for row in rows for fault in self.index(row["position"]).verify()]
+        faults = []
+        for row in rows:
+            contents = self._sealed.find(row["position"]) or self.index(row["position"])
+            faults += contents.verify()
+        return faults
 
     def close(self) -> None:
         """Save the indexes that changed, so that the next start need not encode anything."""
@@ -124,27 +159,41 @@ class StoreContents:
         """Unlink as above; return False, with nothing done, if a file was completed in a store not locked yet."""
         filled = f"SELECT DISTINCT store FROM store_files WHERE ({where}) AND document IS NOT NULL ORDER BY store"
         stores = [int(row["store"]) for row in self._database.read().execute(filled, params).fetchall()]
-        indexes = {position: self.index(position) for position in stores}
+        sealed = {position: found for position in stores if (found := self._sealed.find(position)) is not None}
+        indexes = {position: self.index(position) for position in stores if position not in sealed}
         removed: dict[int, NDArray[np.uint64]] = {}
+        hidden: dict[int, list[SealedDocument]] = {}
         with ExitStack() as locks:
-            for index in indexes.values():
-                locks.enter_context(index.changing())
-                index.load()
-            with self._database.write() as connection:
-                if not indexes.keys() >= {int(row["store"]) for row in connection.execute(filled, params).fetchall()}:
-                    return False
-                for position in indexes:
-                    documents = _orphaned(connection, position, where, params)
-                    removed[position] = store.load_passage_ids(connection, documents)
-                    connection.execute(f"DELETE FROM store_files WHERE store = ? AND ({where})", (position, *params))
-                    store.unlink_documents(connection, position, documents)
-                connection.execute(f"DELETE FROM store_files WHERE {where}", params)
-                if also is not None:
-                    also(connection)
-                for index in indexes.values():
-                    locks.enter_context(index.committing())
-            for position, ids in removed.items():
-                indexes[position].remove(ids)
+            for position in stores:
+                contents = sealed.get(position) or indexes[position]
+                locks.enter_context(contents.changing())
+                contents.load()
+            with ExitStack() as searches_wait:
+                with self._database.write() as connection:
+                    filled_now = connection.execute(filled, params).fetchall()
+                    if not set(stores) >= {int(row["store"]) for row in filled_now}:
+                        return False
+                    for position in stores:
+                        documents = _orphaned(connection, position, where, params)
+                        if position in sealed:
+                            hidden[position] = sealed_tables.find_documents(connection, documents)
+                        else:
+                            removed[position] = store.load_passage_ids(connection, documents)
+                        matching = f"DELETE FROM store_files WHERE store = ? AND ({where})"
+                        connection.execute(matching, (position, *params))
+                        store.unlink_documents(connection, position, documents)
+                    connection.execute(f"DELETE FROM store_files WHERE {where}", params)
+                    if also is not None:
+                        also(connection)
+                    for position in stores:
+                        contents = sealed.get(position) or indexes[position]
+                        searches_wait.enter_context(contents.committing())
+                for position, ids in removed.items():
+                    indexes[position].remove(ids)
+                for position, gone in hidden.items():
+                    sealed[position].hide(gone)
+            for position, gone in hidden.items():
+                sealed[position].remove(gone)
         for index in indexes.values():
             index.save_if_due()
         return True

@@ -12,6 +12,8 @@ from holdfast.errors import NotFound
 from holdfast.retrieval.chunks import Chunking
 
 FileStatus = Literal["in_progress", "completed", "cancelled", "failed"]
+Mode = Literal["plain", "sealed"]
+"""how the contents of a vector store are kept: readable, or sealed and ranked here"""
 Attributes = dict[str, str | float | bool]
 
 SECONDS_PER_DAY = 86_400
@@ -49,6 +51,7 @@ class VectorStore:
     usage_bytes: int
     """bytes of text, passages and vectors held for this store"""
     is_expired: bool = False
+    mode: Mode = "plain"
 
     @property
     def status(self) -> Literal["expired", "in_progress", "completed"]:
@@ -132,6 +135,9 @@ def to_store(connection: sqlite3.Connection, row: sqlite3.Row, now: int) -> Vect
         "WHERE c.collection = ?",
         (row["position"],),
     ).fetchone()
+    sealed = connection.execute(
+        "SELECT mode FROM sealed_collections WHERE collection = ?", (row["position"],)
+    ).fetchone()
     return VectorStore(
         id=row["id"],
         tenant=row["tenant"],
@@ -145,6 +151,7 @@ def to_store(connection: sqlite3.Connection, row: sqlite3.Row, now: int) -> Vect
         file_counts=_count(connection, "store", row["position"]),
         usage_bytes=usage[0],
         is_expired=is_expired(row, now),
+        mode="plain" if sealed is None else sealed["mode"],
     )
 
 

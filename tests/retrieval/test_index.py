@@ -267,3 +267,29 @@ def test_codes_of_another_scheme_are_refused() -> None:
     data = to_bytes(BinaryIndex(DIM)).replace(b"hadamard-sign-1", b"hadamard-sign-2")
     with pytest.raises(IntegrityError):
         BinaryIndex.from_bytes(data)
+
+
+def test_an_index_of_parts_equals_the_whole(rng: np.random.Generator) -> None:
+    """Bytes go back and forth, and what was encoded in parts is found as if it had been encoded together."""
+    vectors = rng.standard_normal((300, 48), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    ids = rng.permutation(300).astype(np.uint64)
+    whole, parts = BinaryIndex(48), BinaryIndex(48)
+    whole.add(ids, vectors)
+    for first in range(0, 300, 70):
+        part = BinaryIndex(48)
+        part.add(ids[first : first + 70], vectors[first : first + 70])
+        parts.absorb(BinaryIndex.from_bytes(part.to_bytes()))
+    parts.absorb(BinaryIndex(48))
+    assert np.array_equal(parts.ids(), whole.ids())
+    assert parts.to_bytes() == whole.to_bytes()
+    found, expected = parts.search(vectors[:9], 20), whole.search(vectors[:9], 20)
+    assert np.array_equal(found.ids, expected.ids)
+    assert np.array_equal(found.scores, expected.scores)
+    parts.compact()
+    assert parts.to_bytes() == whole.to_bytes()
+    with pytest.raises(InvalidInput, match="is in the index already"):
+        parts.absorb(whole)
+    with pytest.raises(InvalidInput, match="do not compare"):
+        parts.absorb(BinaryIndex(48, seed=1))
+    assert len(parts) == 300

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from holdfast.serving.api.context import RequestContext
 from holdfast.serving.api.schemas import Deleted, ListedModel, ListObject, ListQuery, is_none, make_list
 from holdfast.serving.api.uploads import FILE_FIELD, receive_upload
+from holdfast.serving.database import storage_errors
 from holdfast.serving.files import FileRecord
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
@@ -83,11 +86,19 @@ async def create_file(request: Request, context: RequestContext) -> FileObject:
     files = context.service.files
     path = await asyncio.to_thread(files.upload_path)
     try:
-        upload = await receive_upload(request, path, context.service.settings.max_file_bytes)
+        writer = await asyncio.to_thread(files.open_upload, context.tenant, path)
+        with storage_errors(), closing(writer):
+            upload = await receive_upload(request, writer, context.service.settings.max_file_bytes)
         fields = parse_fields(upload.fields)
         expires_after_s = fields.expires_after.seconds if fields.expires_after else None
         record = await asyncio.to_thread(
-            files.create, context.tenant, upload.filename, fields.purpose, path, expires_after_s=expires_after_s
+            files.create,
+            context.tenant,
+            upload.filename,
+            fields.purpose,
+            path,
+            writer=writer,
+            expires_after_s=expires_after_s,
         )
     finally:
         await asyncio.to_thread(path.unlink, missing_ok=True)
@@ -116,12 +127,20 @@ def delete_file(file_id: str, context: RequestContext) -> Deleted:
 
 @router.get(
     "/{file_id}/content",
-    response_class=FileResponse,
+    response_class=Response,
     responses={200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}},
 )
-def get_file_content(file_id: str, context: RequestContext) -> FileResponse:
+def get_file_content(file_id: str, context: RequestContext) -> Response:
     """Return the bytes that were uploaded."""
     record = context.service.files.get(context.tenant, file_id)
+    if record.is_sealed:
+        headers = {
+            "x-content-type-options": "nosniff",
+            "content-length": str(record.num_bytes),
+            "content-disposition": f"attachment; filename*=utf-8''{quote(record.filename, safe='')}",
+        }
+        data = context.service.files.read(context.tenant, file_id)
+        return StreamingResponse(data, media_type="application/octet-stream", headers=headers)
     path = context.service.files.content_path(context.tenant, file_id)
     headers = {"x-content-type-options": "nosniff"}
     return FileResponse(path, media_type="application/octet-stream", filename=record.filename, headers=headers)

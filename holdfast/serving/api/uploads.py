@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Protocol
 
 from fastapi import HTTPException, Request
 from python_multipart.exceptions import FormParserError
@@ -30,8 +31,14 @@ class Upload:
     fields: dict[str, str] = field(default_factory=dict)
 
 
-async def receive_upload(request: Request, path: Path, max_file_bytes: int) -> Upload:
-    """Write the part named `file` to `path` and return the rest.
+class Writer(Protocol):
+    """Where the bytes of a file go."""
+
+    def write(self, data: bytes, /) -> object: ...
+
+
+async def receive_upload(request: Request, file: Writer, max_file_bytes: int) -> Upload:
+    """Write the part named `file` to `file` and return the rest.
 
     Raises:
         HTTPException: 413, the file is too large; 415, the body is not multipart.
@@ -45,12 +52,11 @@ async def receive_upload(request: Request, path: Path, max_file_bytes: int) -> U
         raise InvalidInput("The content type of a multipart body must name its boundary.")
     try:
         reader = UploadReader(options[b"boundary"], max_file_bytes)
-        with await asyncio.to_thread(path.open, "wb") as file:
-            async for chunk in request.stream():
-                reader.feed(chunk)
-                if len(reader.unwritten) >= WRITE_BYTES:
-                    await asyncio.to_thread(file.write, reader.take())
-            await asyncio.to_thread(file.write, reader.take())
+        async for chunk in request.stream():
+            reader.feed(chunk)
+            if len(reader.unwritten) >= WRITE_BYTES:
+                await asyncio.to_thread(file.write, reader.take())
+        await asyncio.to_thread(file.write, reader.take())
     except FormParserError as error:
         raise InvalidInput("The multipart body is malformed.") from error
     except OSError as error:

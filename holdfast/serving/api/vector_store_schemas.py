@@ -10,6 +10,7 @@ from holdfast.retrieval.chunks import Chunking
 from holdfast.serving.api.schemas import HybridSearch, ListedModel, ListQuery, Metadata, RequestModel, is_none
 from holdfast.serving.collection import FileBatch, NewFile, StoredFile, VectorStore
 from holdfast.serving.engine.protocol import Source
+from holdfast.serving.vector_store import Mode
 
 MAX_FILES = 500
 MAX_BATCH_FILES = 2000
@@ -61,6 +62,20 @@ class StaticStrategy(RequestModel):
 ChunkingStrategy = Annotated[AutoStrategy | StaticStrategy, Field(discriminator="type")]
 
 
+class Encryption(RequestModel):
+    """How a vector store's contents are kept, for as long as it lives."""
+
+    mode: Annotated[
+        Mode, Field(description="`plain`: readable in the data directory. `sealed`: encrypted, and ranked here.")
+    ]
+
+
+class VectorStoreExtension(RequestModel):
+    """Holdfast's own options."""
+
+    encryption: Encryption | None = None
+
+
 class VectorStoreRequest(RequestModel):
     """A new vector store."""
 
@@ -70,6 +85,7 @@ class VectorStoreRequest(RequestModel):
     metadata: Metadata | None = None
     expires_after: ExpiresAfter | None = None
     chunking_strategy: ChunkingStrategy | None = None
+    holdfast: VectorStoreExtension | None = None
 
 
 class VectorStoreUpdate(RequestModel):
@@ -166,6 +182,7 @@ class VectorStoreObject(ListedModel):
     expires_at: int | None
     last_active_at: int
     metadata: dict[str, str]
+    holdfast: VectorStoreExtension
 
 
 class FileError(BaseModel):
@@ -283,6 +300,7 @@ def to_store_object(store: VectorStore) -> VectorStoreObject:
         expires_at=store.expires_at,
         last_active_at=store.last_active_at,
         metadata=store.metadata,
+        holdfast=VectorStoreExtension(encryption=Encryption(mode=store.mode)),
     )
 
 

@@ -28,12 +28,14 @@ router = APIRouter(prefix="/v1/vector_stores", tags=["vector stores"], dependenc
 def create_vector_store(body: VectorStoreRequest, context: RequestContext) -> VectorStoreObject:
     """Make a vector store, and attach files to it."""
     collections = context.service.collections
+    encryption = body.holdfast.encryption if body.holdfast else None
     store = collections.create(
         context.tenant,
         name=body.name or "",
         description=body.description,
         metadata=body.metadata,
         expires_after_days=body.expires_after.days if body.expires_after else None,
+        mode=encryption.mode if encryption else None,
     )
     if body.file_ids:
         chunking = to_chunking(body.chunking_strategy)

@@ -36,7 +36,8 @@ def receive(
 
     headers = [(b"content-type", b"multipart/form-data; boundary=" + boundary)]
     request = Request({"type": "http", "method": "POST", "headers": headers}, next_message)
-    return asyncio.run(receive_upload(request, path, max_file_bytes))
+    with path.open("wb") as file:
+        return asyncio.run(receive_upload(request, file, max_file_bytes))
 
 
 @given(data=st.binary(max_size=300), cuts=st.lists(st.integers(0, 400), max_size=8))

@@ -19,7 +19,7 @@ def test_store_objects_are_openais(http: httpx.Client, specification: Specificat
     body = {"name": "notes", "description": "mine", "metadata": {"team": "a"}, "expires_after": expires_after}
     created = http.post("/v1/vector_stores", json=body).json()
     specification.check("VectorStoreObject", created)
-    check_type(VectorStore, created, extra=frozenset({"description"}))
+    check_type(VectorStore, created, extra=frozenset({"description", "holdfast"}))
     assert created["expires_at"] == created["last_active_at"] + 7 * 86_400
     assert {name: created[name] for name in body} == body
     deleted = http.delete(f"/v1/vector_stores/{created['id']}").json()
@@ -211,3 +211,13 @@ def test_faulty_stores_are_refused(http: httpx.Client, body: dict[str, Any], par
     assert response.status_code == 400, response.text
     if param:
         assert response.json()["error"]["param"] == param
+
+
+def test_a_vector_store_says_how_it_is_kept(http: Any) -> None:
+    made = http.post("/v1/vector_stores", json={}).json()
+    assert made["holdfast"] == {"encryption": {"mode": "plain"}}
+    asked = {"holdfast": {"encryption": {"mode": "sealed"}}}
+    refused = http.post("/v1/vector_stores", json=asked)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "key_unavailable")
+    for faulty in ({"encryption": {"mode": "rot13"}}, {"encryption": {}}, {"encrypt": True}):
+        assert http.post("/v1/vector_stores", json={"holdfast": faulty}).status_code == 400

@@ -1,0 +1,407 @@
+"""One sealed collection: its documents and index as sealed objects, open in memory while it is used.
+
+The database says which documents there are; the store holds what they say, under the manifest. A document is added by
+committing its objects, then its row, and removed by deleting its row, then its objects: so whatever a crash leaves is
+an object without a row, and loading removes it. A change keeps other changes out; searches wait only for the moment in
+which what they see changes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdfast.errors import IntegrityError
+from holdfast.privacy.keys import EpochKeys
+from holdfast.privacy.manifest import Anchor
+from holdfast.privacy.seal import Kind
+from holdfast.retrieval.index import BinaryIndex
+from holdfast.retrieval.read_write_lock import ReadWriteLock
+from holdfast.retrieval.store import StoredPassage
+from holdfast.serving import sealed_tables
+from holdfast.serving.database import Database
+from holdfast.serving.parsed_document import ParsedDocument
+from holdfast.serving.sealed_cache import OpenedCache
+from holdfast.serving.sealed_document import PassageTable, SealedDocument, to_blocks, to_objects
+from holdfast.serving.sealed_index import GROUP, OpenIndex, Part, new_part_name
+from holdfast.serving.sealed_objects import ObjectName, SealedObjects
+from holdfast.serving.sealed_tables import SealedRow
+
+Documents = Mapping[int, SealedDocument]
+
+
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """A document whose objects are committed and whose row is not."""
+
+    sealed: SealedDocument
+    name: ObjectName | None
+    """of its part of the index; None without passages"""
+    part: Part
+    anchor: Anchor
+    num_bytes: int
+    """of text, passages and codes, before sealing"""
+
+
+class SealedCollection:
+    """The contents of one vector store whose mode is not `plain`. Safe to call from many threads.
+
+    Args:
+        row: the collection as the database knows it.
+        objects: its objects.
+        database: for the anchor and the list of documents.
+        dim: length of the vectors.
+        cache_bytes: how much opened text is kept in memory.
+    """
+
+    def __init__(
+        self,
+        row: SealedRow,
+        objects: SealedObjects,
+        database: Database,
+        *,
+        dim: int,
+        cache_bytes: int,
+    ) -> None:
+        self.row = row
+        self._objects = objects
+        self._database = database
+        self._dim = dim
+        self._open: OpenIndex | None = None
+        self._documents: dict[int, SealedDocument] = {}
+        self._tables: OpenedCache[PassageTable] = OpenedCache(cache_bytes)
+        self._blocks: OpenedCache[str] = OpenedCache(cache_bytes)
+        self._changes = threading.Lock()
+        self._lock = ReadWriteLock()
+
+    # searching
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """For searching and reading; the contents do not change inside. Raises KeyUnavailable once a key is revoked."""
+        self._objects.all_keys()
+        while True:
+            if self._open is None:
+                with self._changes:
+                    self.load()
+            with self._lock.reading():
+                if self._open is not None:
+                    yield
+                    return
+
+    @property
+    def index(self) -> BinaryIndex:
+        """The rows of all documents, inside `reading`."""
+        return self._opened.index
+
+    def passage_ids(self, documents: Sequence[int]) -> NDArray[np.uint64]:
+        """Return the passage ids of some documents (rows of the database), ascending, inside `reading`."""
+        wanted = set(documents)
+        return self._opened.ids_of(n for n, sealed in self._documents.items() if sealed.document in wanted)
+
+    def load_passages(self, ids: Sequence[int]) -> dict[int, StoredPassage]:
+        """Return passages by id, inside `reading`; all of them are in the index."""
+        places = dict(zip(ids, self._opened.find(ids), strict=True))
+        documents = {number: self._documents[number] for number, _ in places.values()}
+        tables = self._load_tables(documents)
+        needed = {(number, part) for number, row in places.values() for part in tables[number].blocks(row)}
+        blocks = self._load_blocks(documents, needed)
+        found = {}
+        for passage_id, (number, row) in places.items():
+            table = tables[number]
+            own = {part: blocks[number, part] for part in table.blocks(row)}
+            found[passage_id] = StoredPassage(
+                passage_id,
+                documents[number].document,
+                int(table.starts[row]),
+                int(table.ends[row]),
+                int(table.pages[row]) or None,
+                table.headings[row],
+                table.cut(row, own),
+            )
+        return found
+
+    def load_text(self, document: int) -> str:
+        """Return the text that passages' offsets point into, inside `reading`."""
+        [sealed] = [sealed for sealed in self._documents.values() if sealed.document == document]
+        parts = {(sealed.number, part) for part in range(sealed.num_blocks)}
+        blocks = self._load_blocks({sealed.number: sealed}, parts)
+        return "".join(blocks[sealed.number, part] for part in range(sealed.num_blocks))
+
+    # changing
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Keep other changes out; searches go on. After an exception the collection is loaded again."""
+        with self._changes:
+            try:
+                yield
+            except BaseException:
+                self._open = None
+                raise
+
+    @contextmanager
+    def committing(self) -> Iterator[None]:
+        """Inside `changing`, keep searches out."""
+        with self._lock.writing():
+            yield
+
+    def load(self) -> None:
+        """Inside `changing`: read the manifest and the index, and remove what has no row, unless that is done."""
+        if self._open is not None and self._objects.is_loaded:
+            return
+        with self._lock.writing():
+            self._open = None
+            connection = self._database.read()
+            row = sealed_tables.find_collection(connection, self.row.collection)
+            assert row is not None
+            self._save_anchor(self._objects.load(row.anchor))
+            documents = {d.number: d for d in sealed_tables.list_documents(connection, self.row.collection)}
+            opened = OpenIndex(self._dim)
+            for name, part in self._load_parts(self._part_names()).items():
+                opened.add(name, part)
+            opened.index.compact()
+            self._open, self._documents = opened, documents
+            self._tables.clear()
+            self._blocks.clear()
+        self._remove_orphans()
+
+    def add(self, parsed: ParsedDocument, ids: NDArray[np.uint64]) -> Addition:
+        """Inside `changing`: commit a document's objects. It is found once `publish` was called with its row."""
+        keys = self._newest()
+        sealed = sealed_tables.new_document(len(to_blocks(parsed.document.text)))
+        objects = to_objects(sealed, keys, parsed.document.text, parsed.passages)
+        part, name = Part.of_document(sealed.number, ids, parsed.vectors, self._dim), None
+        if len(ids):
+            name = new_part_name(keys.epoch)
+            objects[name] = part.to_bytes()
+        num_bytes = sum(map(len, objects.values()))
+        return Addition(sealed, name, part, self._objects.commit(objects), num_bytes)
+
+    def unload(self) -> None:
+        """Forget what is open; the next use loads it again."""
+        self._open = None
+
+    def publish(self, added: Addition, document: int) -> None:
+        """Inside `committing`: let searches find a document that is a row of the database now."""
+        sealed = SealedDocument(added.sealed.number, added.sealed.num_blocks, document)
+        self._documents[sealed.number] = sealed
+        if added.name is not None:
+            self._opened.add(added.name, added.part)
+
+    def hide(self, documents: Sequence[SealedDocument]) -> None:
+        """Inside `committing`: let searches find nothing of documents whose rows are being deleted."""
+        numbers = [sealed.number for sealed in documents]
+        self._opened.index.remove(self._opened.ids_of(numbers))
+        for number in numbers:
+            self._documents.pop(number, None)
+
+    def remove(self, documents: Sequence[SealedDocument]) -> None:
+        """Inside `changing`: remove hidden documents, whose rows are gone, from the manifest and the store."""
+        removed = [
+            name
+            for sealed in documents
+            for keys in self._objects.all_keys()
+            for name in sealed.names(keys)
+            if name in self._objects
+        ]
+        self._remove([sealed.number for sealed in documents], removed)
+        self._tables.clear()
+        self._blocks.clear()
+
+    def merge_parts_if_due(self) -> None:
+        """Write many small parts of the index as one; searches go on."""
+        with self.changing():
+            self.load()
+            names = self._opened.parts_to_merge()
+            if names:
+                merged = Part.merged(list(self._load_parts(names).values()), self._dim)
+                self._exchange(names, [merged], [])
+                self._opened.index.compact()
+
+    def delete_objects(self) -> None:
+        """Delete everything from the store, inside `changing`."""
+        with self._lock.writing():
+            self._open = None
+            self._documents = {}
+            self._objects.delete_all()
+
+    # rotation
+
+    def epochs(self) -> list[int]:
+        """Return the epochs that have keys, the newest first."""
+        return [keys.epoch for keys in self._objects.all_keys()]
+
+    def rotate_some(self, max_objects: int) -> int:
+        """Seal up to about `max_objects` objects of older epochs under the newest one; return how many were left to do.
+
+        Searches go on meanwhile, over both epochs.
+        """
+        with self.changing():
+            self.load()
+            keys = self._newest()
+            old = [other for other in self._objects.all_keys() if other.epoch != keys.epoch]
+            chosen: list[tuple[ObjectName, ObjectName]] = []
+            num_left = 0
+            for sealed in self._documents.values():
+                for other in old:
+                    if sealed.table_name(other) in self._objects:
+                        if len(chosen) < max_objects:
+                            chosen += zip(sealed.names(other), sealed.names(keys), strict=True)
+                        else:
+                            num_left += 1
+            parts = [name for name in self._part_names() if name.epoch != keys.epoch]
+            if not chosen and parts:
+                chosen = [(name, new_part_name(keys.epoch)) for name in parts[:1]]
+                parts = parts[1:]
+            if chosen:
+                bodies = self._objects.get([before for before, _ in chosen])
+                added = {after: bodies[before] for before, after in chosen}
+                self._commit(added, [before for before, _ in chosen])
+                renamed = {before: after for before, after in chosen if before.group == GROUP}
+                with self._lock.writing():
+                    places = self._opened.parts
+                    self._opened.replace(renamed, {after: places[before] for before, after in renamed.items()})
+                self._objects.sweep([before for before, _ in chosen])
+            return num_left + len(parts)
+
+    def finish_rotation(self, destroy_old_keys: Callable[[], object]) -> None:
+        """Seal the manifest under the newest epoch, of which everything is, and let the old keys be destroyed."""
+        with self.changing():
+            self.load()
+            newest = self._newest().epoch
+            if self.epochs() != [newest]:
+                self._save_anchor(self._objects.sign_again(newest))
+                destroy_old_keys()
+
+    def sign_again(self) -> None:
+        """Sign the manifest with the newest tenant root."""
+        with self.changing():
+            self.load()
+            self._save_anchor(self._objects.sign_again())
+
+    # checking
+
+    def verify(self) -> list[str]:
+        """Return one line per fault: objects against the manifest, documents against objects, passages in the index."""
+        try:
+            with self._changes:
+                self._open = None
+                self.load()
+                faults = self._objects.verify()
+            if faults:
+                return faults
+            with self.reading():
+                return list(self._check_documents())
+        except IntegrityError as error:
+            return [str(error)]
+
+    def _check_documents(self) -> Iterator[str]:
+        numbers, num_rows = np.unique(self._opened.places().documents, return_counts=True)
+        counts = dict(zip(numbers.tolist(), num_rows.tolist(), strict=True))
+        for number, sealed in sorted(self._documents.items()):
+            if not self._is_whole(sealed):
+                yield f"document {sealed.document}: objects of it are missing"
+                continue
+            table = self._load_tables({number: sealed})[number]
+            if counts.get(number, 0) != len(table):
+                yield f"document {sealed.document}: {counts.get(number, 0)} passages in the index, not {len(table)}"
+            if len(table) and int(table.ends.max()) > len(self.load_text(sealed.document)):
+                yield f"document {sealed.document}: passages reach beyond its text"
+
+    # inside
+
+    @property
+    def _opened(self) -> OpenIndex:
+        assert self._open is not None, "load first"
+        return self._open
+
+    def _newest(self) -> EpochKeys:
+        return self._objects.all_keys()[0]
+
+    def _part_names(self) -> list[ObjectName]:
+        return [
+            ObjectName(keys.epoch, GROUP, Kind.CELL, row_id)
+            for keys in self._objects.all_keys()
+            for row_id in self._objects.ids(keys.epoch, GROUP)
+        ]
+
+    def _load_parts(self, names: Sequence[ObjectName]) -> dict[ObjectName, Part]:
+        return {name: Part.from_bytes(body) for name, body in self._objects.get(names).items()}
+
+    def _load_tables(self, documents: Documents) -> dict[int, PassageTable]:
+        tables = {number: table for number in documents if (table := self._tables.get(number)) is not None}
+        missing = [sealed for number, sealed in documents.items() if number not in tables]
+        all_keys = self._objects.all_keys() if missing else []
+        names = {sealed.table_name(self._own_keys(sealed, all_keys)): sealed.number for sealed in missing}
+        for name, body in self._objects.get(list(names)).items():
+            tables[names[name]] = PassageTable.from_bytes(body)
+            self._tables.put(names[name], tables[names[name]], len(body))
+        return tables
+
+    def _load_blocks(self, documents: Documents, needed: set[tuple[int, int]]) -> dict[tuple[int, int], str]:
+        blocks = {place: block for place in needed if (block := self._blocks.get(place)) is not None}
+        missing = sorted(needed - blocks.keys())
+        all_keys = self._objects.all_keys() if missing else []
+        own_keys = {number: self._own_keys(documents[number], all_keys) for number in {n for n, _ in missing}}
+        names = {documents[number].block_name(own_keys[number], part): (number, part) for number, part in missing}
+        for name, body in self._objects.get(list(names)).items():
+            blocks[names[name]] = body.decode()
+            self._blocks.put(names[name], blocks[names[name]], len(body))
+        return blocks
+
+    def _own_keys(self, sealed: SealedDocument, all_keys: Sequence[EpochKeys]) -> EpochKeys:
+        """Return those of `all_keys` that a document is sealed under."""
+        for keys in all_keys:
+            if sealed.table_name(keys) in self._objects:
+                return keys
+        raise IntegrityError(f"document {sealed.document} is not in the manifest")
+
+    def _is_whole(self, sealed: SealedDocument) -> bool:
+        return any(all(name in self._objects for name in sealed.names(keys)) for keys in self._objects.all_keys())
+
+    def _remove_orphans(self) -> None:
+        """Remove from the manifest and the store what belongs to no document of the database."""
+        all_keys = self._objects.all_keys()
+        known = {name.id for sealed in self._documents.values() for keys in all_keys for name in sealed.names(keys)}
+        orphans = [
+            ObjectName(keys.epoch, group, Kind.METADATA, row_id)
+            for keys in all_keys
+            for group in self._objects.groups(keys.epoch)
+            for row_id in self._objects.ids(keys.epoch, group)
+            if group != GROUP and row_id not in known
+        ]
+        numbers = np.unique(self._opened.places().documents)
+        strangers = [int(number) for number in numbers.tolist() if number not in self._documents]
+        if orphans or strangers:
+            self._remove(strangers, orphans)
+        self._objects.sweep_all()
+
+    def _remove(self, numbers: Sequence[int], names: Sequence[ObjectName]) -> None:
+        """Take the rows of some documents out of the index, and objects out of the collection."""
+        stale = self._opened.parts_of(numbers)
+        parts = [part.without(numbers) for part in self._load_parts(stale).values()]
+        self._exchange(stale, [part for part in parts if len(part.places)], names)
+
+    def _exchange(self, old: Sequence[ObjectName], new: Sequence[Part], removed: Sequence[ObjectName]) -> None:
+        """Put `new` parts of the index in place of `old` ones, and remove other objects."""
+        epoch = self._newest().epoch
+        named = {new_part_name(epoch): part for part in new}
+        gone = [*old, *removed]
+        if gone or named:
+            self._commit({name: part.to_bytes() for name, part in named.items()}, gone)
+            with self._lock.writing():  # and whoever reads what is gone has finished
+                self._opened.replace(old, {name: part.places for name, part in named.items()})
+            self._objects.sweep(gone)
+
+    def _commit(self, added: Mapping[ObjectName, bytes], removed: Sequence[ObjectName]) -> None:
+        self._save_anchor(self._objects.commit(added, removed))
+
+    def _save_anchor(self, anchor: Anchor) -> None:
+        with self._database.write() as connection:
+            sealed_tables.save_anchor(connection, self.row.collection, anchor)
