@@ -14,12 +14,15 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
+import secrets
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from holdfast.serving.engine.document_files import DocumentFiles
@@ -31,6 +34,7 @@ Found = Literal["memory", "disk", "new", "evicted", "damaged"]
 """where a document's KV was, or why it had to be computed"""
 HITS: tuple[Found, ...] = ("memory", "disk")
 MISSES: tuple[Found, ...] = ("new", "evicted", "damaged")
+SECRET_BYTES = 32
 MAX_REMEMBERED = 100_000
 """evicted keys whose eviction is remembered, to say so when they are missed"""
 
@@ -149,6 +153,12 @@ class DocumentCache:
             if self.files is not None:
                 self.files.forget(file_id)
 
+    def keep_only(self, file_ids: Collection[str]) -> None:
+        """Delete from the disk what was computed for other files than these: deleted while nobody looked."""
+        with self._lock:
+            if self.files is not None:
+                self.files.keep_only(file_ids)
+
     def clear(self) -> None:
         """Let go of the memory tier."""
         with self._lock:
@@ -195,6 +205,22 @@ class DocumentCache:
     def _count(self, found: Found) -> Found:
         self.stats.found[found] += 1
         return found
+
+
+def read_secret(path: Path) -> bytes:
+    """Return the 32 random bytes at `path`, made now where there are none; for the file's owner alone."""
+    try:
+        secret = path.read_bytes()
+    except FileNotFoundError:
+        secret = b""
+    if len(secret) != SECRET_BYTES:
+        secret = secrets.token_bytes(SECRET_BYTES)
+        unfinished = path.with_suffix(".tmp")
+        unfinished.unlink(missing_ok=True)
+        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(secret)
+        unfinished.replace(path)
+    return secret
 
 
 def token_digest(token_ids: Sequence[int]) -> str:

@@ -17,7 +17,7 @@ import mmap
 import os
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +80,7 @@ class DocumentFiles:
 
     def write(self, key: str, file_id: str, tensor: torch.Tensor) -> None:
         """Store a tensor; a disk that refuses is counted, and the answer goes on without."""
-        folder = self.folder / hashlib.sha256(file_id.encode()).hexdigest()[:32]
+        folder = self._folder_of(file_id)
         path, unfinished = folder / (key + SUFFIX), folder / (key + ".tmp")
         content = _to_bytes(key, tensor)
         if self._seal is not None:
@@ -102,7 +102,18 @@ class DocumentFiles:
 
     def forget(self, file_id: str) -> None:
         """Delete all that was written for a file."""
-        folder = self.folder / hashlib.sha256(file_id.encode()).hexdigest()[:32]
+        self._forget_folder(self._folder_of(file_id))
+
+    def keep_only(self, file_ids: Collection[str]) -> None:
+        """Delete all that was written for other files than these."""
+        kept = {self._folder_of(file_id) for file_id in file_ids}
+        for folder in [folder for folder in self.folder.iterdir() if folder not in kept]:
+            self._forget_folder(folder)
+
+    def _folder_of(self, file_id: str) -> Path:
+        return self.folder / hashlib.sha256(file_id.encode()).hexdigest()[:32]
+
+    def _forget_folder(self, folder: Path) -> None:
         for key in [key for key, (path, _) in self._sizes.items() if path.parent == folder]:
             self._delete(key)
         shutil.rmtree(folder, ignore_errors=True)

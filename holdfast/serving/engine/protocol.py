@@ -78,11 +78,13 @@ class Reading:
     """How an engine is to read the passages."""
 
     mode: Mode = "auto"
-    temperature: float = 1.0
+    document_temperature: float = 1.0
     document_scale: float = 1.0
     """APE's T and S, for models not trained in set mode; both 1 changes nothing"""
     is_prewarm: bool = False
     """read the passages into the cache, and answer nothing"""
+    has_logits: bool = False
+    """report the first token's logits"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,8 @@ class ReadReport:
     """digest and tokens of each document, in canonical order"""
     found: tuple[str, ...] = ()
     """where each document was, or why it was missing; see `document_cache.Found`"""
+    first_logits: tuple[float, ...] = ()
+    """of the first token, where `Reading.has_logits` asked for them"""
 
 
 @dataclass(frozen=True, slots=True)
