@@ -211,7 +211,7 @@ def _memory(bench: _Bench) -> tuple[list[dict[str, Value]], list[Target]]:
     generator = random.Random(3)
     documents = [make_document(generator, 128) for _ in range(10)]
     asked = [
-        bench.ask("set", generator.sample(documents, 10), [row + 100] * QUESTION_LEN, max_tokens=8)
+        bench.ask("set", generator.sample(documents, 10), [row + 100] * QUESTION_LEN, max_tokens=64)
         for row in range(NUM_CONCURRENT)
     ]
     most_bytes = most_rows = 0

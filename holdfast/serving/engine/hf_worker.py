@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import EngineError, HoldfastError
-from holdfast.serving.engine.document_cache import DocumentKV, Found
+from holdfast.serving.engine.document_cache import HITS, DocumentKV, Found
 from holdfast.serving.engine.hf_batch import DecodeBatch
 from holdfast.serving.engine.hf_sampling import Sampler, make_sampler
 from holdfast.serving.engine.hf_set import SetBatch, SetReader
@@ -174,7 +174,7 @@ class Worker:
         return True
 
     def _start(self, job: Job) -> Iterator[None]:
-        """Read the prompt of `job` and add its choices; yield after each document."""
+        """Read the prompt of `job` and add its choices; yield after each document that had to be read."""
         if job.is_cancelled:
             return
         num_rows = job.request.sampling.n
@@ -188,7 +188,8 @@ class Worker:
             read: list[tuple[DocumentKV, Found]] = []
             for document in job.prompt.documents:
                 read.append(self._sets.fetch(job.request.tenant, job.prompt, document))
-                yield
+                if read[-1][1] not in HITS:
+                    yield
             report = self._sets.report(job.prompt, [found for _, found in read], job.mode, job.request.reading)
             if job.request.reading.is_prewarm:
                 job.emit(Delta(report=report))
