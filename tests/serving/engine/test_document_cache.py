@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from holdfast.serving.engine.document_cache import CacheKeys, DocumentCache, token_digest
+from holdfast.serving.engine.document_cache import CacheKeys, DocumentCache, read_secret, token_digest
 from holdfast.serving.engine.document_files import DocumentFiles
 
 SHAPE = (2, 2, 1, 8, 4)
@@ -171,3 +171,24 @@ def test_a_name_depends_on_all_that_decides_the_bits_and_on_the_secret(
 
 def test_token_ids_do_not_run_into_one_another() -> None:
     assert len({token_digest(ids) for ids in ([], [1], [1, 0], [0, 1], [256], [1, 1])}) == 6
+
+
+def test_what_was_written_for_files_deleted_meanwhile_is_swept(tmp_path: Path) -> None:
+    first = DocumentCache(10 * NUM_BYTES, DocumentFiles(tmp_path, 10**6))
+    first.get("a", "gone", filled(1.0))
+    first.get("b", "kept", filled(1.0))
+    second = DocumentCache(10 * NUM_BYTES, DocumentFiles(tmp_path, 10**6))
+    second.keep_only({"kept", "other"})
+    assert (second.has("a"), second.has("b")) == (False, True)
+    assert [path.stem for path in tmp_path.glob("*/*")] == ["b"]
+
+
+def test_the_secret_is_made_once_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    secret = read_secret(path)
+    assert len(secret) == 32
+    assert read_secret(path) == secret
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.write_bytes(secret[:5])
+    assert len(read_secret(path)) == 32
+    assert [found.name for found in tmp_path.iterdir()] == ["key"]
