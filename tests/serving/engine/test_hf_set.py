@@ -269,9 +269,10 @@ async def test_running_answers_get_tokens_while_documents_are_read(tiny_llama: P
 
 
 async def test_long_passages_are_read_in_parts(engine: HfEngine) -> None:
-    long = make_source("The bridge was built by the city in the year 1932 and it stands. " * 200)
+    long = make_source(" ".join(f"The bridge was built by the city in the year {row}." for row in range(60)))
     read = report(await collect(engine, set_request([long])))
     assert len(read.documents) > 1
+    assert sum(num_tokens for _, num_tokens in read.documents) > MAX_DOCUMENT_LEN
     assert max(num_tokens for _, num_tokens in read.documents) <= MAX_DOCUMENT_LEN
 
 
