@@ -69,7 +69,10 @@ async def api(tmp_path: Path, hash_embedder: HashEmbedder) -> AsyncIterator[Api]
     service = await asyncio.to_thread(Service, settings, embedder=hash_embedder)  # type: ignore[arg-type]
     app = create_app(settings, service)
     transport = httpx.ASGITransport(app=app)
-    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as http,
+    ):
         api = Api(http, service)
         await api.fill()
         yield api
