@@ -21,11 +21,14 @@ from holdfast.serving.collection_search import Ranking
 from holdfast.serving.engine.protocol import (
     DEFAULT_MAX_TOKENS,
     Delta,
+    DocumentEngine,
     Engine,
     EngineRequest,
     FinishReason,
     Message,
     Quote,
+    Reading,
+    ReadReport,
     Sampling,
     Source,
     TokenLogprob,
@@ -115,6 +118,8 @@ class Done:
     completion_tokens: int
     extra: dict[str, Any] = field(default_factory=dict)
     """goes into the response's `holdfast` object"""
+    report: ReadReport | None = None
+    """how the passages were read, by engines that know several ways"""
 
 
 AnswerEvent = Searched | Delta | Finished | Done
@@ -150,6 +155,7 @@ class Answerer:
         search: FileSearch | None,
         sampling: Sampling,
         prompt: str | None = None,
+        reading: Reading | None = None,
     ) -> AsyncGenerator[AnswerEvent]:
         """Yield Searched (if `search`), then deltas with a Finished per choice, then Done.
 
@@ -165,25 +171,42 @@ class Answerer:
         question = user_question(messages)
         if prompt is None and not question.strip():
             raise InvalidInput("there is no question: no user turn has text", param="messages")
-        request = EngineRequest(tuple(messages), question, (), sampling, prompt)
+        reading = reading or Reading()
+        if reading != Reading() and reading.mode != "sequence" and not isinstance(self._engine, DocumentEngine):
+            raise InvalidInput("sets and prewarming need the hf engine; leave mode and prewarm out", param="mode")
+        if reading.is_prewarm and search is None:
+            raise InvalidInput("there is nothing to read beforehand: no vector store is searched", param="prewarm")
+        request = EngineRequest(tuple(messages), question, (), sampling, prompt, reading, tenant)
         await asyncio.to_thread(self._engine.check, request)
         if search is None:
             async for event in self._generate(request, {}):
                 yield event
             return
-        request = replace(request, question=await self._standalone(messages))
-        found, num_repeated = await self._find(tenant, request.question, search)
-        relevant = self._relevant(found, search, question)
-        kept = await asyncio.to_thread(self._fitting, request, relevant)
-        request = replace(request, sources=tuple(kept[row] for row in canonical_order([s.text for s in kept])))
-        await asyncio.to_thread(self._engine.check, request)
-        num_dropped = len(relevant) - len(kept)
-        yield Searched((request.question,), tuple(found), num_dropped, num_repeated)
-        extra = {"is_answered": bool(kept), "num_dropped": num_dropped, "num_repeated": num_repeated}
-        events = self._generate(request, extra) if kept else self._decline(request, extra)
+        request, searched = await self.gather(request, search)
+        yield searched
+        extra = {
+            "is_answered": bool(request.sources),
+            "num_dropped": searched.num_dropped,
+            "num_repeated": searched.num_repeated,
+        }
+        events = self._generate(request, extra) if request.sources else self._decline(request, extra)
         async with aclosing(events):
             async for event in events:
                 yield event
+
+    async def gather(self, request: EngineRequest, search: FileSearch) -> tuple[EngineRequest, Searched]:
+        """Return `request` with the passages it is answered from, in canonical order, and what the search found.
+
+        Raises:
+            InvalidInput, ContextTooLong, NotFound: it cannot be answered.
+        """
+        request = replace(request, question=await self._standalone(request.messages))
+        found, num_repeated = await self._find(request.tenant, request.question, search)
+        relevant = self._relevant(found, search, user_question(request.messages))
+        kept = await asyncio.to_thread(self._fitting, request, relevant)
+        request = replace(request, sources=tuple(kept[row] for row in canonical_order([s.text for s in kept])))
+        await asyncio.to_thread(self._engine.check, request)
+        return request, Searched((request.question,), tuple(found), len(relevant) - len(kept), num_repeated)
 
     async def _standalone(self, messages: Sequence[Message]) -> str:
         """Return the last question with what it leans on: in the model's words where it has them, else by the rules."""
@@ -231,12 +254,14 @@ class Answerer:
         context_len = self._engine.context_len
         if context_len is None:
             return ranked
+        engine = self._engine
+        count = engine.count_context_tokens if isinstance(engine, DocumentEngine) else engine.count_prompt_tokens
         max_tokens = request.sampling.max_tokens
         room = context_len - (min(DEFAULT_MAX_TOKENS, context_len // 4) if max_tokens is None else max_tokens)
         fits, too_many = 0, len(ranked) + 1
         while too_many - fits > 1:
             middle = (fits + too_many) // 2
-            if self._engine.count_prompt_tokens(replace(request, sources=tuple(ranked[:middle]))) <= room:
+            if count(replace(request, sources=tuple(ranked[:middle]))) <= room:
                 fits = middle
             else:
                 too_many = middle
@@ -251,9 +276,13 @@ class Answerer:
     async def _generate(self, request: EngineRequest, extra: dict[str, Any]) -> AsyncGenerator[AnswerEvent]:
         choices = [_Choice() for _ in range(request.sampling.n)]
         prompt_tokens: int | None = None
+        report: ReadReport | None = None
         deltas = self._engine.generate(request)
         async with aclosing(deltas):
             async for delta in deltas:
+                if delta.report is not None:
+                    report = delta.report
+                    continue
                 choice = choices[delta.choice]
                 choice.text += delta.text
                 choice.quotes += delta.quotes
@@ -273,15 +302,16 @@ class Answerer:
                     )
         if prompt_tokens is None:
             prompt_tokens = await asyncio.to_thread(self._engine.count_prompt_tokens, request)
-        yield Done(prompt_tokens, sum(choice.num_tokens for choice in choices), extra)
+        yield Done(prompt_tokens, sum(choice.num_tokens for choice in choices), extra, report)
 
     async def _decline(self, request: EngineRequest, extra: dict[str, Any]) -> AsyncGenerator[AnswerEvent]:
         """Say that the files do not hold the answer; no engine is asked."""
-        num_tokens = await asyncio.to_thread(self._engine.count_tokens, NOT_IN_FILES)
+        text = "" if request.reading.is_prewarm else NOT_IN_FILES
+        num_tokens = await asyncio.to_thread(self._engine.count_tokens, text)
         prompt_tokens = await asyncio.to_thread(self._engine.count_prompt_tokens, request)
         for choice in range(request.sampling.n):
-            yield Delta(choice, NOT_IN_FILES, num_tokens, finish_reason="stop")
-            yield Finished(choice, NOT_IN_FILES, "stop", (), num_tokens)
+            yield Delta(choice, text, num_tokens, finish_reason="stop")
+            yield Finished(choice, text, "stop", (), num_tokens)
         yield Done(prompt_tokens, num_tokens * request.sampling.n, extra)
 
 

@@ -39,12 +39,14 @@ from holdfast.serving.api import (
     models,
     rerank,
     responses,
+    stability,
     vector_store_files,
     vector_stores,
 )
 from holdfast.serving.api.errors import ErrorResponse, error_body, make_error, to_invalid_input
 from holdfast.serving.api_keys import ApiKeys
 from holdfast.serving.config import Settings
+from holdfast.serving.engine.protocol import DocumentEngine
 from holdfast.serving.exposure import check_host
 from holdfast.serving.limits import Gate
 from holdfast.serving.metrics import Metrics
@@ -81,6 +83,7 @@ ROUTERS = (
     completions.router,
     responses.router,
     rerank.router,
+    stability.router,
     health.router,
 )
 
@@ -143,6 +146,8 @@ async def _run_service(app: FastAPI) -> AsyncIterator[None]:
     if state.service is None:
         state.service = await asyncio.to_thread(Service, state.settings)
     state.service.observe_search = state.metrics.search_seconds.observe
+    if isinstance(state.service.engine, DocumentEngine):
+        state.metrics.watch_documents(state.service.engine.document_cache)
     state.service.ingestion.start()
     warming = asyncio.create_task(asyncio.to_thread(warm_up))  # else the first search would wait for the compiler
     try:

@@ -18,7 +18,7 @@ from typer.exceptions import TyperException
 
 import holdfast
 from holdfast.errors import HoldfastError
-from holdfast.serving.cli_options import ANSWERING, EVERYTHING, PARSING, STORAGE, with_settings
+from holdfast.serving.cli_options import ANSWERING, EVERYTHING, PARSING, READING, STORAGE, with_settings
 from holdfast.serving.config import Settings
 
 app = typer.Typer(
@@ -166,6 +166,44 @@ def ask(
 
     with cli_query.open_service(settings, answers=True, creates=bool(paths)) as service:
         cli_query.ask(service, store, question, cli_ingest.find_files(paths or []), as_json=as_json)
+
+
+@app.command()
+@with_settings(*STORAGE, *ANSWERING, *READING)
+def stability(
+    settings: Settings,
+    question: Annotated[str, typer.Argument(help="In plain words.")],
+    store: Store = "vs_default",
+    mode: Annotated[str, typer.Option(help="How passages are read: set, sequence, mixture or auto.")] = "auto",
+    orders: Annotated[int, typer.Option(min=2, max=50, help="Orders of the passages to try.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Which orders are drawn.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Ask QUESTION under several orders of the passages found for it, and say how much the answer depends on them.
+
+    Example:
+
+        holdfast stability "When was the bridge built?" --engine hf --model ./my-model --mode set
+    """
+    from holdfast.serving import cli_documents, cli_query
+
+    with cli_query.open_service(settings, answers=True) as service:
+        cli_documents.show_stability(service, store, question, mode, orders, seed, as_json=as_json)
+
+
+@app.command()
+@with_settings(*STORAGE, *ANSWERING, *READING)
+def warm(settings: Settings, store: Store = "vs_default", as_json: AsJson = False) -> None:
+    """Read every passage of a vector store into the document cache, so that no question waits for it.
+
+    Example:
+
+        holdfast warm --engine hf --model ./my-model
+    """
+    from holdfast.serving import cli_documents, cli_query
+
+    with cli_query.open_service(settings, answers=True) as service:
+        cli_documents.warm(service, store, as_json=as_json)
 
 
 @app.command("eval")

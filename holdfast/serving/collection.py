@@ -27,7 +27,7 @@ from holdfast.retrieval.embed import Embedder
 from holdfast.retrieval.filters import make_filter
 from holdfast.retrieval.index import BinaryIndex
 from holdfast.retrieval.store_filesystem import FilesystemStore
-from holdfast.serving.collection_search import Candidate, find_candidates, search_passages
+from holdfast.serving.collection_search import Candidate, all_passages, find_candidates, search_passages
 from holdfast.serving.database import Cursor, Database, Page, fetch_page
 from holdfast.serving.engine.protocol import Source
 from holdfast.serving.files import Files
@@ -356,6 +356,11 @@ class Collections:
             return find_candidates(connection, position, index, query_vector, question, predicate, sealed)
 
         return self._search(tenant, vector_store_id, find)
+
+    def passages(self, tenant: str, vector_store_id: str) -> Sources:
+        """Return every passage, as a search would find it."""
+        with self.database.snapshot() as connection:
+            return all_passages(connection, find_store(connection, tenant, vector_store_id)["position"])
 
     # housekeeping
 

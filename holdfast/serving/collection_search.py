@@ -145,6 +145,14 @@ def best_fused(found: Sequence[Sequence[tuple[Source, float]]], k: int) -> list[
     return [source for source, _ in sorted(best.values(), key=lambda pair: (-pair[1], pair[0].passage_id))[:k]]
 
 
+def all_passages(connection: sqlite3.Connection, collection: int) -> list[Source]:
+    """Return every passage of a collection as a search would, with score 0, by document and place."""
+    ids = store.load_passage_ids(connection, store.list_documents(connection, collection)).tolist()
+    passages = store.load_passages(connection, collection, ids)
+    files = _cited_files(connection, collection, {passage.document for passage in passages.values()}, None)
+    return [_to_source(passage, 0.0, files[passage.document]) for passage in passages.values()]
+
+
 def best_sources(found: Sequence[Sequence[Source]], k: int) -> list[Source]:
     """Return the best `k` over several searches; a passage found twice counts once, with its best score."""
     best: dict[int, Source] = {}

@@ -40,6 +40,12 @@ class Settings(BaseSettings):
     )
     upstream_url: str | None = Field(None, description="`remote`: base URL of an OpenAI-compatible server, with /v1.")
     upstream_api_key: str | None = Field(None, repr=False, description="`remote`: key for the upstream.")
+    document_cache_memory_bytes: int = Field(
+        2**30, ge=0, description="`hf`: memory for what set mode has read of documents."
+    )
+    document_cache_disk_bytes: int = Field(
+        8 * 2**30, ge=0, description="`hf`: disk for the same, in the data directory; 0 keeps nothing there."
+    )
     embedding_model: str = Field(
         "all-MiniLM-L6-v2", description="sentence-transformers folder or hub name; the default is bundled."
     )

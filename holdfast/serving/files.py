@@ -52,13 +52,15 @@ class Files:
     """The uploads of all tenants; every call names the tenant, and another's files are NotFound.
 
     `unlink(tenant, file_id, also)` is set by the collections: it takes the file out of every vector store, and runs
-    `also` in the same transaction.
+    `also` in the same transaction. `on_delete(file_id)` is called when a file is gone, for whoever keeps more of it.
     """
 
     unlink: Unlink
+    on_delete: Callable[[str], None]
 
     def __init__(self, database: Database, data_dir: Path, sealer: UploadSealer | None = None) -> None:
         """With a `sealer`, what is uploaded from now on is sealed."""
+        self.on_delete = lambda file_id: None
         self._database = database
         self._sealer = sealer
         self._blobs = data_dir / "blobs"
@@ -185,6 +187,10 @@ class Files:
             self._delete(record)
         return len(records)
 
+    def all_ids(self) -> set[str]:
+        """Return the ids of all files of all tenants."""
+        return {row["id"] for row in self._database.read().execute("SELECT id FROM files")}
+
     def verify(self) -> Lines:
         """Hash every blob again; return one line per fault."""
         faults = []
@@ -224,6 +230,7 @@ class Files:
                 self.unlink(record.tenant, record.id, lambda connection: _delete_row(connection, record.id))
             finally:
                 self._unlink_unused(record.tenant, record.sha256)
+        self.on_delete(record.id)
 
     def _insert(self, record: FileRecord) -> None:
         with self._database.write() as connection:

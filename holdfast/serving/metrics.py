@@ -5,8 +5,13 @@ One registry for each application, so that several can live in one process. Gaug
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from collections.abc import Iterator
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from holdfast.serving.engine.document_cache import DocumentCache
 from holdfast.serving.limits import Gate
 
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -69,6 +74,10 @@ class Metrics:
         waiting = Gauge(f"holdfast_{name}_waiting", f"{name.capitalize()} in line.", registry=self.registry)
         waiting.set_function(lambda: gate.num_waiting)
 
+    def watch_documents(self, cache: DocumentCache) -> None:
+        """Show what the document cache holds and how it did."""
+        self.registry.register(_DocumentCacheCollector(cache))
+
     def count_tokens(self, model: str, *, prompt: int, completion: int = 0) -> None:
         """Add one request's tokens."""
         self.tokens.labels(model, "prompt").inc(prompt)
@@ -77,3 +86,35 @@ class Metrics:
     def render(self) -> bytes:
         """Return everything in Prometheus's text format."""
         return generate_latest(self.registry)
+
+
+class _DocumentCacheCollector(Collector):
+    """Reads the document cache when it is scraped."""
+
+    def __init__(self, cache: DocumentCache) -> None:
+        self._cache = cache
+
+    def collect(self) -> Iterator[Metric]:
+        stats, files = self._cache.stats, self._cache.files
+        reads = CounterMetricFamily(
+            "holdfast_document_cache_reads",
+            "Documents read in set mode: found in memory or disk, or missed as new, evicted or damaged.",
+            labels=["found"],
+        )
+        for found, number in stats.found.items():
+            reads.add_metric([found], number)
+        size = GaugeMetricFamily("holdfast_document_cache_bytes", "Bytes held, by tier.", labels=["tier"])
+        evictions = CounterMetricFamily(
+            "holdfast_document_cache_evictions", "Documents that made room, by tier.", labels=["tier"]
+        )
+        size.add_metric(["memory"], stats.num_bytes)
+        evictions.add_metric(["memory"], stats.num_evictions)
+        if files is not None:
+            size.add_metric(["disk"], files.num_bytes)
+            evictions.add_metric(["disk"], files.num_evictions)
+            yield CounterMetricFamily(
+                "holdfast_document_cache_failed_writes",
+                "Documents that the disk refused.",
+                value=files.num_failed_writes,
+            )
+        yield from (reads, size, evictions)

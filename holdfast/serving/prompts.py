@@ -1,7 +1,8 @@
 """What a language model is told: the rules, the passages fenced as data, and the conversation.
 
 Passages stand between two lines that carry a tag drawn from the hash of everything fenced, so no document can contain
-its own closing line. They are not numbered: a number would tell the model which passage ranked first.
+its own closing line. They are not numbered: a number would tell the model which passage ranked first. In set mode every
+passage is fenced by itself, with the tag of its own hash, so that its tokens do not depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ _REWRITE_RULES = (
     "question alone, on one line."
 )
 MAX_REWRITE_TOKENS = 96
+DOCUMENTS = "\0documents\0"
+"""stands in the messages of set mode where the documents do, which are read apart from them"""
 
 
 def prompt_messages(request: EngineRequest) -> list[Message]:
@@ -41,6 +44,17 @@ def prompt_messages(request: EngineRequest) -> list[Message]:
     if not request.sources:
         return messages
     instructions = [_RULES, *(turn.content for turn in messages if turn.role == "system"), fenced(request.sources)]
+    return [Message("system", "\n\n".join(instructions)), *(turn for turn in messages if turn.role != "system")]
+
+
+def set_messages(request: EngineRequest) -> list[Message]:
+    """Return the messages for set mode, with `DOCUMENTS` in place of the passages.
+
+    The rules come before the documents and everything of the request's own behind them: what stands before is the same
+    for all requests, so that documents read once serve them all.
+    """
+    messages = [Message("system", turn.content) if turn.role == "developer" else turn for turn in request.messages]
+    instructions = [f"{_RULES}\n\n{DOCUMENTS}", *(turn.content for turn in messages if turn.role == "system")]
     return [Message("system", "\n\n".join(instructions)), *(turn for turn in messages if turn.role != "system")]
 
 

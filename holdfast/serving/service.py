@@ -18,7 +18,7 @@ from holdfast.serving.collection_search import Candidate, Ranking, best_fused, b
 from holdfast.serving.config import Settings
 from holdfast.serving.database import Database
 from holdfast.serving.engine.factory import make_engine
-from holdfast.serving.engine.protocol import Engine, Source
+from holdfast.serving.engine.protocol import DocumentEngine, Engine, Source
 from holdfast.serving.files import Files
 from holdfast.serving.ingestion import Ingestion
 from holdfast.serving.limits import check_query
@@ -74,6 +74,9 @@ class Service:
             self.responses = ResponseStore(self.database, keyring)
             self.ingestion = Ingestion(self.collections, limits, delete_expired=self._delete_expired)
             self.engine = make_engine(settings, self.embedder)
+            if isinstance(self.engine, DocumentEngine):
+                self.files.on_delete = self.engine.document_cache.forget
+                self.engine.document_cache.keep_only(self.files.all_ids())
             self.answerer = Answerer(
                 self.engine,
                 self,

@@ -232,6 +232,6 @@ async def test_closing_the_answer_stops_the_model(hf: HfEngine) -> None:
     events = answerer.stream("t1", messages, search=SEARCH, sampling=Sampling(max_tokens=400, temperature=0.0))
     assert isinstance(await anext(events), Searched)
     assert isinstance(await anext(events), Delta)
-    (row,) = hf._rows
+    (row,) = hf._worker.rows
     await events.aclose()
     assert row.job.is_cancelled

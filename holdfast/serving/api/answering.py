@@ -13,7 +13,7 @@ from holdfast.serving.answer import AnswerEvent, Done, FileSearch, Finished, Sea
 from holdfast.serving.api.context import Context
 from holdfast.serving.api.evidence import evidence_object
 from holdfast.serving.api.sse import until
-from holdfast.serving.engine.protocol import Delta, Message, Sampling
+from holdfast.serving.engine.protocol import Delta, Message, Reading, Sampling
 
 NO_PARAMS: Mapping[str, str] = {}
 
@@ -76,7 +76,11 @@ class Answer:
             "prompt_tokens": done.prompt_tokens,
             "completion_tokens": done.completion_tokens,
             "total_tokens": done.prompt_tokens + done.completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0, "cache_write_tokens": 0},
+            "prompt_tokens_details": {
+                "cached_tokens": done.report.cached_tokens if done.report else 0,
+                "audio_tokens": 0,
+                "cache_write_tokens": done.report.cache_write_tokens if done.report else 0,
+            },
             "completion_tokens_details": {
                 "reasoning_tokens": 0,
                 "audio_tokens": 0,
@@ -94,12 +98,15 @@ def ask(
     search: FileSearch | None = None,
     prompt: str | None = None,
     params: Mapping[str, str] = NO_PARAMS,
+    reading: Reading | None = None,
 ) -> Answer:
     """Return the answer to a conversation, or the continuation of a prompt; nothing runs until it is streamed.
 
     `params` says how this endpoint's requests call what an error's `param` names.
     """
-    events = context.service.answerer.stream(context.tenant, messages, search=search, sampling=sampling, prompt=prompt)
+    events = context.service.answerer.stream(
+        context.tenant, messages, search=search, sampling=sampling, prompt=prompt, reading=reading
+    )
     return Answer(_renamed(params, _counted(context, until(context.deadline, events))))
 
 

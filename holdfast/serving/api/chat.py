@@ -17,6 +17,7 @@ from holdfast.serving.api.answering import ask
 from holdfast.serving.api.chat_answer import ChatAnswer
 from holdfast.serving.api.context import JsonOnly, RequestContext
 from holdfast.serving.api.sampling import (
+    CacheOptions,
     SamplingBody,
     SearchOptions,
     ServiceTier,
@@ -24,6 +25,7 @@ from holdfast.serving.api.sampling import (
     check_stream_options,
     refuse_given,
     refused,
+    to_reading,
 )
 from holdfast.serving.api.schemas import Metadata, RequestModel
 from holdfast.serving.api.sse import JSON_OR_STREAM, error_frame, start_stream
@@ -33,7 +35,12 @@ router = APIRouter(tags=["chat"], dependencies=[JsonOnly])
 
 MAX_MESSAGES = 2048
 """OpenAI's"""
-PARAMS = {"vector_store_id": "holdfast.vector_store_ids", "filters": "holdfast.filters", "query": "messages"}
+PARAMS = {
+    "vector_store_id": "holdfast.vector_store_ids",
+    "filters": "holdfast.filters",
+    "query": "messages",
+    "mode": "holdfast.mode",
+}
 """this endpoint's names for what errors name"""
 
 
@@ -111,6 +118,7 @@ class ChatBody(SamplingBody):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: ResponseFormat | None = None
     holdfast: SearchOptions | None = None
+    prompt_cache_options: CacheOptions | None = None
     # without effect here
     metadata: Metadata | None = None
     store: bool | None = None
@@ -119,7 +127,6 @@ class ChatBody(SamplingBody):
     prediction: dict[str, Any] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    prompt_cache_options: dict[str, Any] | None = None
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
     # obeyed in the one form that changes nothing
     modalities: list[Literal["text", "audio"]] | None = None
@@ -181,7 +188,8 @@ async def create_chat_completion(body: ChatBody, context: RequestContext) -> Res
     messages = [message.to_message(f"messages[{row}]") for row, message in enumerate(body.messages)]
     search = body.holdfast.to_search() if body.holdfast else None
     await context.admit_answer()
-    answer = ask(context, messages, body.sampling, search=search, params=PARAMS)
+    reading = to_reading(body.holdfast, body.prompt_cache_options)
+    answer = ask(context, messages, body.sampling, search=search, params=PARAMS, reading=reading)
     chat = ChatAnswer(answer, body.model, has_logprobs=bool(body.logprobs), has_usage=body.includes_usage)
     if body.stream:
         return await start_stream(chat.frames(), error_frame)

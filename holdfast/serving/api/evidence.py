@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from holdfast.serving.answer import Citation, Done, Finished, Searched
-from holdfast.serving.engine.protocol import Source, TokenLogprob
+from holdfast.serving.engine.document_cache import HITS
+from holdfast.serving.engine.protocol import ReadReport, Source, TokenLogprob
 
 
 def citation_object(citation: Citation, choice: int) -> dict[str, Any]:
@@ -76,6 +77,21 @@ def evidence_object(searched: Searched | None, finished: Iterable[Finished], don
         "num_dropped": searched.num_dropped if searched else 0,
         "num_repeated": searched.num_repeated if searched else 0,
         **(done.extra if done else {}),
+        **(report_object(done.report) if done and done.report else {}),
+    }
+
+
+def report_object(report: ReadReport) -> dict[str, Any]:
+    """How the passages were read, what their order could change, and what the document cache did."""
+    misses = [found for found in report.found if found not in HITS]
+    return {
+        "mode": report.mode,
+        "guarantee": report.guarantee,
+        "set_digest": report.set_digest,
+        "documents": [{"digest": digest, "tokens": num_tokens} for digest, num_tokens in report.documents],
+        "prefilled_tokens": report.prefilled_tokens,
+        "cache_hits": len(report.found) - len(misses),
+        "cache_misses": {reason: misses.count(reason) for reason in sorted(set(misses))},
     }
 
 

@@ -11,12 +11,13 @@ from pydantic import BaseModel, Field
 
 from holdfast.errors import InvalidInput
 from holdfast.serving.api.answering import ask
+from holdfast.serving.api.cache_diagnostics import find_comparison
 from holdfast.serving.api.context import Context, JsonOnly, RequestContext
 from holdfast.serving.api.responses_answer import ResponseAnswer, error_frame, without_results
 from holdfast.serving.api.responses_items import to_messages, to_stored_items
 from holdfast.serving.api.responses_object import new_response
 from holdfast.serving.api.responses_request import RESULTS, Include, InputBody, ResponseBody
-from holdfast.serving.api.sampling import check_model, refused
+from holdfast.serving.api.sampling import check_model, refused, to_reading
 from holdfast.serving.api.schemas import Deleted, QueryModel
 from holdfast.serving.api.sse import JSON_OR_STREAM, start_stream
 from holdfast.serving.database import Cursor
@@ -30,6 +31,7 @@ PARAMS = {
     "max_tokens": "max_output_tokens",
     "logprobs": "include",
     "vector_store_id": "tools[0].vector_store_ids",
+    "mode": "holdfast.mode",
 }
 """this endpoint's names for what errors name"""
 
@@ -75,14 +77,23 @@ async def create_response(body: ResponseBody, context: RequestContext) -> Respon
     items = to_stored_items(body.input or [])
     messages = await conversation(body, items, context)
     await context.admit_answer()
-    answer = ask(context, messages, body.sampling, search=body.search, params=PARAMS)
+    reading = to_reading(body.holdfast, body.prompt_cache_options)
+    answer = ask(context, messages, body.sampling, search=body.search, params=PARAMS, reading=reading)
 
     async def save(response: dict[str, Any]) -> None:
         if response["store"]:
             await asyncio.to_thread(service.responses.save, context.tenant, response, items)
 
     response = new_response(body, service.engine.name, service.settings, answer.created)
-    made = ResponseAnswer(response, answer, save, has_results=body.has_results)
+    compared_id = body.prompt_cache_options.comparison_response_id if body.prompt_cache_options else None
+    made = ResponseAnswer(
+        response,
+        answer,
+        save,
+        has_results=body.has_results,
+        has_diagnostics=compared_id is not None,
+        comparison=await find_comparison(service.responses, context.tenant, compared_id) if compared_id else None,
+    )
     if body.stream:
         return await start_stream(made.frames(), error_frame)
     return JSONResponse(await made.complete())

@@ -14,6 +14,7 @@ from typing import Any
 from holdfast.errors import InvalidInput, Overloaded
 from holdfast.serving.answer import Finished, Searched
 from holdfast.serving.api.answering import Answer, new_id
+from holdfast.serving.api.cache_diagnostics import cache_diagnostics
 from holdfast.serving.api.errors import error_body
 from holdfast.serving.api.evidence import annotation_object, delta_logprob_object, logprob_object, result_object
 from holdfast.serving.api.sse import log_unexpected, to_frame
@@ -31,13 +32,25 @@ class ResponseAnswer:
         answer: what answers it, with one choice.
         save: called with the response when it has ended, before the client is told.
         has_results: the client asked to see what the search found; it is saved in any case.
+        has_diagnostics, comparison: whether the client asked to compare with an earlier response, and that response.
     """
 
-    def __init__(self, response: dict[str, Any], answer: Answer, save: Save, *, has_results: bool) -> None:
+    def __init__(
+        self,
+        response: dict[str, Any],
+        answer: Answer,
+        save: Save,
+        *,
+        has_results: bool,
+        has_diagnostics: bool = False,
+        comparison: dict[str, Any] | None = None,
+    ) -> None:
         self.response = response
         self.answer = answer
         self.save = save
         self.has_results = has_results
+        self.has_diagnostics = has_diagnostics
+        self.comparison = comparison
         self.message_id = new_id("msg_")
         self.num_events = 0
         self.output: list[dict[str, Any]] = []
@@ -85,6 +98,8 @@ class ResponseAnswer:
             "usage": usage_object(usage),
             "holdfast": evidence,
         }
+        if self.has_diagnostics:
+            self.response["prompt_cache_diagnostics"] = cache_diagnostics(self.response, self.comparison)
         await self.save(self.response)
         yield self._event(f"response.{self.response['status']}", response=self._visible())
 
@@ -178,10 +193,11 @@ def without_results(response: dict[str, Any]) -> dict[str, Any]:
 
 
 def usage_object(usage: dict[str, Any]) -> dict[str, Any]:
-    """Tokens used, in the shape of this API; nothing is cached yet."""
+    """Tokens used, in the shape of this API."""
+    details = usage["prompt_tokens_details"]
     return {
         "input_tokens": usage["prompt_tokens"],
-        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "input_tokens_details": {key: details[key] for key in ("cached_tokens", "cache_write_tokens")},
         "output_tokens": usage["completion_tokens"],
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": usage["total_tokens"],

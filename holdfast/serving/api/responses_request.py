@@ -11,6 +11,8 @@ from holdfast.retrieval.filters import make_filter
 from holdfast.serving.answer import FileSearch
 from holdfast.serving.api.responses_items import InputItem
 from holdfast.serving.api.sampling import (
+    CacheOptions,
+    ReadingOptions,
     ServiceTier,
     StreamOptions,
     check_stream_options,
@@ -174,6 +176,8 @@ class ResponseBody(InputBody):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
     top_logprobs: int | None = Field(None, ge=0, le=20)
+    holdfast: ReadingOptions | None = None
+    prompt_cache_options: CacheOptions | None = None
     # shown again in the response, otherwise without effect
     max_tool_calls: int | None = Field(None, ge=1)
     safety_identifier: Annotated[str, Field(max_length=128)] | None = None
@@ -181,7 +185,6 @@ class ResponseBody(InputBody):
     user: str | None = None
     # without effect
     service_tier: ServiceTier | None = None
-    prompt_cache_options: dict[str, Any] | None = None
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
     # refused, but for the form that changes nothing
     background: bool | None = None

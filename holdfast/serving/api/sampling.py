@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from holdfast.errors import InvalidInput, NotFound
 from holdfast.serving.answer import FileSearch
 from holdfast.serving.api.schemas import HybridSearch, RequestModel, StoreIds
-from holdfast.serving.engine.protocol import Sampling
+from holdfast.serving.engine.protocol import Mode, Reading, Sampling
 
 StopString = Annotated[str, Field(min_length=1)]
 ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"]
@@ -72,7 +72,24 @@ class SamplingBody(RequestModel):
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
-class SearchOptions(RequestModel):
+class ReadingOptions(RequestModel):
+    """How to read the passages: the `holdfast` object of a responses request, and part of a chat's."""
+
+    mode: Mode | None = None
+    document_temperature: float | None = Field(None, gt=0, le=10)
+    document_scale: float | None = Field(None, gt=0, le=10)
+
+
+class CacheOptions(RequestModel):
+    """OpenAI's `prompt_cache_options`; documents are cached in any case, and for as long as there is room."""
+
+    mode: Literal["implicit", "explicit"] | None = None
+    ttl: Literal["30m", "12h"] | None = None
+    prewarm: bool | None = None
+    comparison_response_id: str | None = None
+
+
+class SearchOptions(ReadingOptions):
     """The `holdfast` object of a chat completion request: what to search before answering."""
 
     vector_store_ids: StoreIds
@@ -85,6 +102,18 @@ class SearchOptions(RequestModel):
         ranking = self.hybrid_search.to_ranking() if self.hybrid_search else None
         stores = tuple(self.vector_store_ids)
         return FileSearch(stores, self.filters, self.max_num_results, self.score_threshold, ranking)
+
+
+def to_reading(options: ReadingOptions | None, cache: CacheOptions | None) -> Reading:
+    """Return how the passages are to be read; a field that is missing or null takes its default."""
+    options = options or ReadingOptions()
+    default = Reading()
+    return Reading(
+        mode=options.mode or default.mode,
+        document_temperature=options.document_temperature or default.document_temperature,
+        document_scale=options.document_scale or default.document_scale,
+        is_prewarm=bool(cache and cache.prewarm),
+    )
 
 
 def to_logit_bias(bias: dict[str, float] | None) -> tuple[tuple[int, float], ...]:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from holdfast.errors import InvalidInput
 from holdfast.retrieval.embed import Embedder
 from holdfast.serving.config import Settings
+from holdfast.serving.engine.document_cache import DocumentCache, read_secret
+from holdfast.serving.engine.document_files import DocumentFiles
 from holdfast.serving.engine.protocol import Engine
 
 
@@ -21,7 +23,14 @@ def _make_hf(settings: Settings, embedder: Embedder) -> Engine:
 
     if settings.model is None:
         raise InvalidInput("the hf engine needs a model: set --model to a folder or a hub name", param="model")
-    return make_hf_engine(settings.model, device=settings.device)
+    folder = settings.data_dir / "document-cache"
+    files = DocumentFiles(folder, settings.document_cache_disk_bytes) if settings.document_cache_disk_bytes else None
+    return make_hf_engine(
+        settings.model,
+        device=settings.device,
+        document_cache=DocumentCache(settings.document_cache_memory_bytes, files),
+        secret=read_secret(settings.data_dir / "document-cache.key"),
+    )
 
 
 def _make_remote(settings: Settings, embedder: Embedder) -> Engine:

@@ -1,64 +1,26 @@
-"""A transformers causal language model in this process.
-
-One worker thread owns the model. It takes requests in the order they came, reads each prompt by itself, and decodes
-all running choices together, one token a step; a request that is cancelled leaves before the next step.
-"""
+"""A transformers causal language model in this process: requests checked, encoded, and handed to its worker."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections import deque
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from holdfast.errors import ContextTooLong, EngineError, HoldfastError, InvalidInput
-from holdfast.serving.engine.hf_batch import DecodeBatch
+from holdfast.errors import ContextTooLong, HoldfastError, InvalidInput
+from holdfast.serving.engine.document_cache import DocumentCache
 from holdfast.serving.engine.hf_prompt import PromptEncoder
-from holdfast.serving.engine.hf_sampling import Sampler, make_sampler
-from holdfast.serving.engine.hf_stream import ChoiceStream
-from holdfast.serving.engine.protocol import DEFAULT_MAX_TOKENS, Delta, EngineRequest
+from holdfast.serving.engine.hf_set import SetReader
+from holdfast.serving.engine.hf_worker import Job, Worker
+from holdfast.serving.engine.protocol import DEFAULT_MAX_TOKENS, Delta, EngineRequest, Mode
+from holdfast.serving.engine.set_attention import MAX_DOCUMENT_LEN, SetModel, can_read_sets
+from holdfast.serving.engine.set_prompt import SetEncoder, SetPrompt
 from holdfast.serving.prompts import prompt_messages
-
-if TYPE_CHECKING:
-    import torch
 
 MAX_ROWS = 16
 """choices decoded at once"""
-
-
-@dataclass(slots=True)
-class _Job:
-    """One request on its way through the worker."""
-
-    request: EngineRequest
-    prompt_ids: list[int]
-    max_tokens: int
-    emit: Callable[[Delta | HoldfastError], None]
-    is_cancelled: bool = False
-
-
-@dataclass(slots=True)
-class _Row:
-    """One choice being decoded."""
-
-    job: _Job
-    sampler: Sampler
-    stream: ChoiceStream
-    token_id: int = -1
-
-    def take(self, logits: torch.Tensor) -> None:
-        """Choose the next token from (vocab,) logits and send what it shows."""
-        self.token_id = self.sampler.choose(logits)
-        delta = self.stream.push(self.token_id, logits)
-        if delta.text or delta.finish_reason:
-            self.job.emit(delta)
-
-    @property
-    def is_done(self) -> bool:
-        return self.stream.is_finished or self.job.is_cancelled
+TRAINED_FOR_SETS = "holdfast_set_mode"
+"""true in the config.json of models that were trained in set mode: mode `auto` is `set` for them"""
 
 
 class HfEngine:
@@ -66,30 +28,54 @@ class HfEngine:
 
     can_follow_instructions = True
 
-    def __init__(self, model: Any, tokenizer: Any, name: str, *, max_rows: int = MAX_ROWS) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        name: str,
+        *,
+        max_rows: int = MAX_ROWS,
+        document_cache: DocumentCache | None = None,
+        secret: bytes = b"",
+    ) -> None:
+        """`document_cache` keeps what set mode has read, under names made with `secret`; None keeps nothing."""
         self.name = name
+        self.document_cache = document_cache or DocumentCache(0)
         config = model.config.get_text_config()
         self.context_len: int | None = getattr(config, "max_position_embeddings", None)
         self._model = model.eval()
         self._tokenizer = tokenizer
         self._prompts = PromptEncoder(tokenizer)
-        self._max_rows = max_rows
+        self._set_encoder = SetEncoder(self._prompts, MAX_DOCUMENT_LEN)
+        self._is_trained_for_sets = bool(getattr(model.config, TRAINED_FOR_SETS, False))
+        sets = SetReader(SetModel(model), self.document_cache, secret) if can_read_sets(model) else None
+        self._can_read_sets = sets is not None
         eos = model.generation_config.eos_token_id
         eos_ids = [eos] if isinstance(eos, int) else list(eos or [])
-        self._eos_ids = frozenset(token_id for token_id in [*eos_ids, tokenizer.eos_token_id] if token_id is not None)
-        self._wakeup = threading.Condition()
-        self._waiting: deque[_Job] = deque()
-        self._is_closing = False
-        self._rows: list[_Row] = []
-        self._batch = DecodeBatch(model)
-        self._worker = threading.Thread(target=self._run, name="hf-engine", daemon=True)
-        self._worker.start()
+        eos_ids = [token_id for token_id in [*eos_ids, tokenizer.eos_token_id] if token_id is not None]
+        self._worker = Worker(model, tokenizer, frozenset(eos_ids), max_rows, sets)
 
     def count_tokens(self, text: str) -> int:
         return len(self._prompts.encode_plain(text))
 
     def count_prompt_tokens(self, request: EngineRequest) -> int:
+        if self.mode(request) != "sequence":
+            return self._set_encoder.encode(request).num_tokens
         return len(self.prompt_ids(request))
+
+    def count_context_tokens(self, request: EngineRequest) -> int:
+        """Return how much of the context the prompt takes; a set takes as much as its longest document may."""
+        if self.mode(request) != "sequence":
+            return MAX_DOCUMENT_LEN + sum(map(len, self._set_encoder.encode_frame(request)))
+        return len(self.prompt_ids(request))
+
+    def mode(self, request: EngineRequest) -> Mode:
+        """Return how the passages of `request` are read."""
+        if not request.sources or request.prompt is not None:
+            return "sequence"
+        if request.reading.mode != "auto":
+            return request.reading.mode
+        return "set" if self._can_read_sets and self._is_trained_for_sets else "sequence"
 
     def prompt_ids(self, request: EngineRequest) -> list[int]:
         """Return the token ids that `request` is prefilled with."""
@@ -98,18 +84,30 @@ class HfEngine:
         return self._prompts.encode_messages(prompt_messages(request))
 
     def check(self, request: EngineRequest) -> None:
-        self._checked_prompt(request)
+        self._checked_job(request)
 
-    def _checked_prompt(self, request: EngineRequest) -> list[int]:
-        """Return the prompt's token ids; raise InvalidInput for what cannot be generated."""
-        if request.sampling.n > self._max_rows:
-            raise InvalidInput(f"n is {request.sampling.n}; at most {self._max_rows} choices are made", param="n")
+    def _checked_job(self, request: EngineRequest) -> Job:
+        """Return what is to be done; raise InvalidInput for what cannot be."""
+        if request.sampling.n > self._worker.max_rows:
+            raise InvalidInput(
+                f"n is {request.sampling.n}; at most {self._worker.max_rows} choices are made", param="n"
+            )
         vocab_size = self._model.config.get_text_config().vocab_size
         for token_id, _ in request.sampling.logit_bias:
             if not 0 <= token_id < vocab_size:
                 raise InvalidInput(f"logit_bias names token {token_id}; the model has {vocab_size}", param="logit_bias")
-        prompt_ids = self.prompt_ids(request)
-        num_prompt_tokens = len(prompt_ids)
+        mode = self.mode(request)
+        prompt: list[int] | SetPrompt
+        if request.reading.is_prewarm and request.sources and mode == "sequence":
+            raise InvalidInput("only documents of a set can be read beforehand: set mode to 'set'", param="mode")
+        if mode == "sequence":
+            prompt = self.prompt_ids(request)
+            num_prompt_tokens = len(prompt)
+        else:
+            if not self._can_read_sets:
+                raise InvalidInput(f"mode {mode!r} needs a model with full attention in every layer", param="mode")
+            prompt = self._set_encoder.encode(request)
+            num_prompt_tokens = len(prompt.prefix_ids) + MAX_DOCUMENT_LEN + len(prompt.question_ids)
         if num_prompt_tokens == 0:
             raise InvalidInput("the prompt is empty", param="prompt")
         num_tokens = num_prompt_tokens + (request.sampling.max_tokens or 1)
@@ -119,10 +117,10 @@ class HfEngine:
                 f"but the model's context holds {self.context_len}",
                 param="prompt" if request.prompt is not None else "messages",
             )
-        return prompt_ids
+        return Job(request, mode, prompt, self._max_tokens(request, num_prompt_tokens))
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[Delta]:
-        prompt_ids = await asyncio.to_thread(self._checked_prompt, request)
+        job = await asyncio.to_thread(self._checked_job, request)
         loop = asyncio.get_running_loop()
         deltas: asyncio.Queue[Delta | HoldfastError] = asyncio.Queue()
 
@@ -132,12 +130,8 @@ class HfEngine:
             except RuntimeError:  # the loop is closed: nobody listens any more
                 job.is_cancelled = True
 
-        job = _Job(request, prompt_ids, self._max_tokens(request, len(prompt_ids)), emit)
-        with self._wakeup:
-            if self._is_closing:
-                raise EngineError("the engine is shutting down")
-            self._waiting.append(job)
-            self._wakeup.notify()
+        job.emit = emit
+        self._worker.submit(job)
         num_running = request.sampling.n
         try:
             while num_running:
@@ -150,10 +144,7 @@ class HfEngine:
             job.is_cancelled = True
 
     async def close(self) -> None:
-        with self._wakeup:
-            self._is_closing = True
-            self._wakeup.notify()
-        await asyncio.to_thread(self._worker.join)
+        await asyncio.to_thread(self._worker.close)
 
     def _max_tokens(self, request: EngineRequest, prompt_len: int) -> int:
         if request.sampling.max_tokens is not None:
@@ -161,74 +152,16 @@ class HfEngine:
         context_len = self.context_len or prompt_len + DEFAULT_MAX_TOKENS
         return min(DEFAULT_MAX_TOKENS, context_len - prompt_len)
 
-    def _run(self) -> None:
-        """The worker: admit, step, until closed."""
-        while True:
-            with self._wakeup:
-                while not (self._waiting or self._rows or self._is_closing):
-                    self._wakeup.wait()
-                if self._is_closing:
-                    self._fail_all(EngineError("the engine is shutting down"))
-                    return
-            try:
-                self._admit()
-                self._step()
-            except Exception as error:  # whatever the model raises must reach the requests, not end the worker
-                self._fail_all(EngineError(f"the model failed: {type(error).__name__}: {error}"))
 
-    def _admit(self) -> None:
-        """Start waiting requests while rows are free, first come first served."""
-        while True:
-            with self._wakeup:
-                if not self._waiting or len(self._rows) + self._waiting[0].request.sampling.n > self._max_rows:
-                    return
-                job = self._waiting.popleft()
-            if not job.is_cancelled:
-                self._start(job)
-
-    def _start(self, job: _Job) -> None:
-        sampling = job.request.sampling
-        rows = [
-            _Row(
-                job,
-                make_sampler(sampling, choice),
-                ChoiceStream(self._tokenizer, sampling, choice, job.max_tokens, self._eos_ids),
-            )
-            for choice in range(sampling.n)
-        ]
-        self._rows += rows  # first, so that a failing prefill reaches this request too
-        logits = self._batch.prefill(job.prompt_ids, len(rows))
-        for row in rows:
-            row.take(logits)
-
-    def _step(self) -> None:
-        running = [place for place, row in enumerate(self._rows) if not row.is_done]
-        if len(running) < len(self._rows):
-            self._batch.keep(running)
-            self._rows = [self._rows[place] for place in running]
-        if self._rows:
-            logits = self._batch.step([row.token_id for row in self._rows])
-            for row, row_logits in zip(self._rows, logits, strict=True):
-                row.take(row_logits)
-
-    def _fail_all(self, error: EngineError) -> None:
-        with self._wakeup:
-            jobs = list({id(row.job): row.job for row in self._rows}.values())
-            if self._is_closing:
-                jobs += self._waiting
-                self._waiting.clear()
-        self._rows = []
-        self._batch.keep([])
-        for job in jobs:
-            job.emit(error)
-
-
-def make_hf_engine(model: str, *, device: str | None = None) -> HfEngine:
+def make_hf_engine(
+    model: str, *, device: str | None = None, document_cache: DocumentCache | None = None, secret: bytes = b""
+) -> HfEngine:
     """Load a causal language model and its tokenizer.
 
     Args:
         model: a folder, or a hub name (downloaded, or from the local cache when offline).
         device: torch device; CUDA when there is one, else the CPU, when None. float32 on the CPU, else as stored.
+        document_cache, secret: see `HfEngine`.
 
     Raises:
         InvalidInput: it cannot be loaded, or cannot be decoded in a batch.
@@ -245,4 +178,4 @@ def make_hf_engine(model: str, *, device: str | None = None) -> HfEngine:
     if getattr(loaded, "_is_stateful", False):
         raise InvalidInput(f"language model {model!r} is recurrent, which this engine cannot batch", param="model")
     name = Path(model).resolve().name if Path(model).exists() else model
-    return HfEngine(loaded.to(chosen), tokenizer, name)
+    return HfEngine(loaded.to(chosen), tokenizer, name, document_cache=document_cache, secret=secret)

@@ -34,10 +34,23 @@ class PromptEncoder:
 
     def encode_messages(self, messages: Sequence[Message]) -> list[int]:
         """Return the token ids of a conversation, ready for the assistant's turn."""
+        return self._leading_ids() + self._encode_pieces(self._pieces(messages))
+
+    def encode_around(self, messages: Sequence[Message], mark: str) -> tuple[list[int], list[int]]:
+        """Return the token ids of a conversation before and behind the first `mark` in its contents."""
+        pieces = self._pieces(messages)
+        place = next(row for row, (text, is_template) in enumerate(pieces) if not is_template and mark in text)
+        before, _, behind = pieces[place][0].partition(mark)
+        return (
+            self._leading_ids() + self._encode_pieces([*pieces[:place], (before, False)]),
+            self._encode_pieces([(behind, False), *pieces[place + 1 :]]),
+        )
+
+    def _pieces(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
+        """Return the prompt's text and whether each piece is the template's own."""
         turns = _merge_turns(messages)
         if not self._tokenizer.chat_template:
-            text = "".join(f"{turn.role.capitalize()}: {turn.content}\n\n" for turn in turns) + "Assistant:"
-            return self._leading_ids() + self.encode_plain(text)
+            return [("".join(f"{turn.role.capitalize()}: {turn.content}\n\n" for turn in turns) + "Assistant:", False)]
         refusal = "it leaves turns out"
         for attempt in (turns, _without_system(turns)):  # some templates refuse or ignore a system turn
             try:
@@ -46,7 +59,7 @@ class PromptEncoder:
                 refusal = str(error)
                 continue
             if all(_placeholder(row) in rendered for row in range(len(attempt))):
-                return self._encode_rendered(rendered, [turn.content for turn in attempt])
+                return _split_template(rendered, [turn.content for turn in attempt])
         raise InvalidInput(f"the model's chat template cannot take these messages: {refusal}", param="messages")
 
     def encode_completion(self, prompt: str) -> list[int]:
@@ -66,7 +79,9 @@ class PromptEncoder:
         return ids
 
     def _leading_ids(self) -> list[int]:
-        """The beginning-of-text token, where the tokenizer puts one before a text."""
+        """The beginning-of-text token, where the tokenizer puts one before a text and no template does."""
+        if self._tokenizer.chat_template:
+            return []
         bos = self._tokenizer.bos_token_id
         return [bos] if bos is not None and self._tokenizer("a")["input_ids"][:1] == [bos] else []
 
@@ -80,10 +95,10 @@ class PromptEncoder:
         except TemplateError as error:
             raise ValueError(error.message) from error
 
-    def _encode_rendered(self, rendered: str, contents: Sequence[str]) -> list[int]:
+    def _encode_pieces(self, pieces: Sequence[tuple[str, bool]]) -> list[int]:
         ids: list[int] = []
         plain = ""
-        for part, is_template in _split_template(rendered, contents):
+        for part, is_template in pieces:
             position = 0
             for found in self._control.finditer(part) if is_template else ():
                 ids += self.encode_plain(plain + part[position : found.start()])

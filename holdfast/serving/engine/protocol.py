@@ -9,10 +9,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from holdfast.serving.engine.document_cache import DocumentCache
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls"]
+
+Mode = Literal["auto", "set", "sequence", "mixture"]
+"""how passages are read: as a set, one behind another, or each alone with the answers' probabilities averaged; `auto`
+is `set` for models trained for it, else `sequence`"""
+Guarantee = Literal["bitwise", "exact-math", "none"]
+"""what the order of passages can change: not one bit; rounding only; everything"""
 
 DEFAULT_MAX_TOKENS = 512
 """tokens of an answer where the request names no limit and the context leaves room for them"""
@@ -65,6 +74,40 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """How an engine is to read the passages."""
+
+    mode: Mode = "auto"
+    document_temperature: float = 1.0
+    document_scale: float = 1.0
+    """APE's T and S, for models not trained in set mode; both 1 changes nothing"""
+    is_prewarm: bool = False
+    """read the passages into the cache, and answer nothing"""
+    has_logits: bool = False
+    """report the first token's logits"""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadReport:
+    """How an engine read the passages of one request."""
+
+    mode: Mode
+    guarantee: Guarantee
+    prefilled_tokens: int
+    """computed for this request before its first token"""
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    set_digest: str | None = None
+    """SHA-256 of the documents' sorted digests; None in sequence mode"""
+    documents: tuple[tuple[str, int], ...] = ()
+    """digest and tokens of each document, in canonical order"""
+    found: tuple[str, ...] = ()
+    """where each document was, or why it was missing; see `document_cache.Found`"""
+    first_logits: tuple[float, ...] = ()
+    """of the first token, where `Reading.has_logits` asked for them"""
+
+
+@dataclass(frozen=True, slots=True)
 class EngineRequest:
     """All an engine needs to answer."""
 
@@ -76,6 +119,9 @@ class EngineRequest:
     sampling: Sampling
     prompt: str | None = None
     """set for plain completions: continue exactly this text, no chat template, no sources"""
+    reading: Reading = Reading()
+    tenant: str = "default"
+    """whose documents these are"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +156,8 @@ class Delta:
     """set on the last delta of a choice"""
     prompt_tokens: int | None = None
     """the engine's own count, where it is known only after the fact (an upstream's usage)"""
+    report: ReadReport | None = None
+    """on one delta of a request, by engines that read documents in more than one way"""
 
 
 class Engine(Protocol):
@@ -140,4 +188,15 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Free what the engine holds."""
+        ...
+
+
+@runtime_checkable
+class DocumentEngine(Engine, Protocol):
+    """An engine that can read passages as a set, and keeps what it has read."""
+
+    document_cache: DocumentCache
+
+    def count_context_tokens(self, request: EngineRequest) -> int:
+        """Return how much of the context the prompt takes; a set takes as much as its longest document may."""
         ...

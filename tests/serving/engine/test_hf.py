@@ -126,17 +126,17 @@ async def test_the_event_loop_is_free_while_a_prompt_is_encoded(
 async def test_a_cancelled_request_frees_its_rows_at_the_next_token(hf_engine: HfEngine) -> None:
     running = hf_engine.generate(make_request(temperature=0.0, max_tokens=900, n=16))
     await anext(running)
-    assert len(hf_engine._rows) == 16
+    assert len(hf_engine._worker.rows) == 16
     await running.aclose()
     started = time.monotonic()
     await collect(hf_engine, make_request(temperature=0.0, max_tokens=1, n=16))
     assert time.monotonic() - started < 5
-    assert len(hf_engine._rows) <= 16
+    assert len(hf_engine._worker.rows) <= 16
 
 
 async def test_more_requests_than_rows_wait_their_turn(tiny_llama: Path) -> None:
     engine = make_hf_engine(str(tiny_llama), device="cpu")
-    engine._max_rows = 2
+    engine._worker.max_rows = 2
     requests = [make_request(question, temperature=0.0, max_tokens=6) for question in QUESTIONS]
     streamed = await asyncio.gather(*(collect(engine, request) for request in requests))
     assert all(one.finish_reasons() for one in streamed)
@@ -172,7 +172,7 @@ async def test_a_failing_model_fails_the_request_and_not_the_engine(
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(hf_engine._batch, "step", explode)
+        patch.setattr(hf_engine._worker._sequences, "step", explode)
         with pytest.raises(EngineError, match="out of memory"):
             await collect(hf_engine, make_request(temperature=0.0, max_tokens=5))
     assert (await collect(hf_engine, make_request(temperature=0.0, max_tokens=5))).num_tokens() == 5
