@@ -98,7 +98,8 @@ class FixedDimensionalEncoder:
         norms = np.linalg.norm(flat.astype(np.float64), axis=1, keepdims=True)
         if not norms.all():
             raise InvalidInput("texts have only zero vectors", param="texts")
-        return (flat / norms).astype(np.float32)
+        unit: NDArray[np.float32] = (flat / norms).astype(np.float32)
+        return unit
 
 
 def _fill(

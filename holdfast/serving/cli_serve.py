@@ -13,7 +13,8 @@ from holdfast.errors import HoldfastError
 from holdfast.serving import cli_ingest
 from holdfast.serving.cli_output import SNIPPET, err, loading, out, print_json
 from holdfast.serving.config import Settings
-from holdfast.serving.server import check_exposure, serve
+from holdfast.serving.exposure import check_exposure
+from holdfast.serving.server import serve
 from holdfast.serving.service import Service
 
 STORE = "vs_default"

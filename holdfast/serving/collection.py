@@ -358,9 +358,12 @@ class Collections:
         return self._search(tenant, vector_store_id, find)
 
     def passages(self, tenant: str, vector_store_id: str) -> Sources:
-        """Return every passage, as a search would find it."""
+        """Return every passage of a plain store, as a search would find it. InvalidInput for a sealed one."""
         with self.database.snapshot() as connection:
-            return all_passages(connection, find_store(connection, tenant, vector_store_id)["position"])
+            position = find_store(connection, tenant, vector_store_id)["position"]
+            if self.sealed.find(position) is not None:
+                raise InvalidInput(f"{vector_store_id} is sealed: nothing read of it is kept", param="vector_store_id")
+            return all_passages(connection, position)
 
     # housekeeping
 

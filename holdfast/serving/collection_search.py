@@ -187,7 +187,8 @@ def _to_sources(
     passages = sealed.load_passages(ids) if sealed else store.load_passages(connection, collection, ids)
     files = _cited_files(connection, collection, {passage.document for passage in passages.values()}, predicate)
     return [
-        _to_source(passages[passage_id], score, files[passages[passage_id].document]) for passage_id, score in scored
+        _to_source(passages[passage_id], score, files[passages[passage_id].document], is_sealed=sealed is not None)
+        for passage_id, score in scored
     ]
 
 
@@ -211,7 +212,9 @@ def _cited_files(
     return cited
 
 
-def _to_source(passage: store.StoredPassage, score: float, file: Mapping[str, Any]) -> Source:
+def _to_source(
+    passage: store.StoredPassage, score: float, file: Mapping[str, Any], *, is_sealed: bool = False
+) -> Source:
     return Source(
         passage_id=passage.id,
         file_id=file["id"],
@@ -223,4 +226,5 @@ def _to_source(passage: store.StoredPassage, score: float, file: Mapping[str, An
         heading=passage.heading,
         score=score,
         attributes=file["attributes"],
+        is_sealed=is_sealed,
     )

@@ -111,9 +111,12 @@ class DocumentCache:
         """deleted files: what is still being computed for them is not kept"""
         self._flights: dict[str, Future[DocumentKV]] = {}
 
-    def get(self, key: str, file_id: str, compute: Callable[[], torch.Tensor]) -> tuple[DocumentKV, Found]:
+    def get(
+        self, key: str, file_id: str, compute: Callable[[], torch.Tensor], *, is_kept_on_disk: bool = True
+    ) -> tuple[DocumentKV, Found]:
         """Return a document's KV and where it was; `compute` is called where it is nowhere, by one caller at a time.
 
+        What is not to be kept on disk, since it tells of a sealed text, is kept in memory alone.
         Whoever waits for another's computation gets its result, as from memory, or its error.
         """
         with self._lock:
@@ -128,7 +131,7 @@ class DocumentCache:
         if not is_mine:
             return flight.result(), self._count("memory")
         try:
-            kv, found = self._fetch(key, file_id, compute)
+            kv, found = self._fetch(key, file_id, compute, is_kept_on_disk)
             flight.set_result(kv)
             return kv, self._count(found)
         except BaseException as error:
@@ -165,7 +168,9 @@ class DocumentCache:
             for key in list(self._kept):
                 self._drop(key)
 
-    def _fetch(self, key: str, file_id: str, compute: Callable[[], torch.Tensor]) -> tuple[DocumentKV, Found]:
+    def _fetch(
+        self, key: str, file_id: str, compute: Callable[[], torch.Tensor], is_kept_on_disk: bool
+    ) -> tuple[DocumentKV, Found]:
         with self._lock:
             found: Found = "evicted" if key in self._evicted else "new"
             tensor = None
@@ -176,7 +181,7 @@ class DocumentCache:
         kv = DocumentKV(compute() if tensor is None else tensor, file_id)
         with self._lock:
             if file_id not in self._forgotten:
-                if self.files is not None and is_computed:
+                if self.files is not None and is_computed and is_kept_on_disk:
                     self.files.write(key, file_id, kv.tensor)
                 self._alive[key] = kv
                 self._keep(key, kv)

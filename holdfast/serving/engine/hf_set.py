@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from holdfast.serving.engine.document_cache import HITS, CacheKeys, DocumentCache, DocumentKV, Found
@@ -66,7 +67,8 @@ class SetReader:
             self._keys = CacheKeys(self._secret, self.model.identity)
         prefix = self.prefix(prompt)
         key = self._keys.key(tenant, prompt.prefix_ids, document.token_ids)
-        return self.cache.get(key, document.file_id, lambda: self.model.read(prefix, document.token_ids))
+        compute = partial(self.model.read, prefix, document.token_ids)
+        return self.cache.get(key, document.file_id, compute, is_kept_on_disk=not document.is_sealed)
 
     def prefix(self, prompt: SetPrompt) -> DocumentKV:
         """Return the KV of what all documents stand behind; the last one used is kept."""

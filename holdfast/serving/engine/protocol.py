@@ -54,6 +54,8 @@ class Source:
     attributes: dict[str, Any]
     rank: int = 0
     """place among what was found, best first from 0: words count for it, too"""
+    is_sealed: bool = False
+    """from a sealed vector store: nothing made of it may lie on disk in clear"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,8 @@ class Document:
     token_ids: tuple[int, ...]
     digest: str
     """SHA-256 of the token ids"""
+    is_sealed: bool = False
+    """its KV, from which its text could be recovered, stays in memory"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class SetEncoder:
         documents: dict[str, Document] = {}
         for source in sorted(request.sources, key=lambda source: (source.file_id, source.start)):
             for ids, digest in self._parts(source):
-                documents.setdefault(digest, Document(source.file_id, ids, digest))
+                documents.setdefault(digest, Document(source.file_id, ids, digest, source.is_sealed))
         ordered = tuple(documents[digest] for digest in sorted(documents))
         return SetPrompt(tuple(prefix_ids), ordered, tuple(question_ids))
 

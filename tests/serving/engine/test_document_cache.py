@@ -51,6 +51,16 @@ def test_the_least_recently_used_goes_first_and_the_miss_says_so() -> None:
     assert cache.get("b", "file", refuse)[1] == "memory"
 
 
+def test_what_tells_of_a_sealed_text_never_lies_on_disk(tmp_path: Path) -> None:
+    cache = DocumentCache(10 * NUM_BYTES, DocumentFiles(tmp_path, 10 * NUM_BYTES))
+    before = sorted(tmp_path.iterdir())
+    cache.get("a", "file", filled(1.0), is_kept_on_disk=False)
+    assert sorted(tmp_path.iterdir()) == before
+    assert cache.get("a", "file", refuse, is_kept_on_disk=False)[1] == "memory"
+    cache.get("b", "file", filled(1.0))
+    assert len(sorted(tmp_path.iterdir())) > len(before)
+
+
 def test_what_is_still_read_is_found_after_its_eviction() -> None:
     cache = DocumentCache(0)
     kv, _ = cache.get("a", "file", filled(1.0))
