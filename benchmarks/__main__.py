@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.render import ROOT, to_markdown, write_pages
 from benchmarks.results import RESULTS, Record, make_record
 
-NOT_BENCHMARKS = {"__init__", "__main__", "results", "render", "corpora"}
+NOT_BENCHMARKS = {"__init__", "__main__", "results", "render", "corpora", "searchers", "plots"}
 
 
 def benchmark_names() -> list[str]:
