@@ -25,7 +25,7 @@ $(STAMPS)/serve: pyproject.toml constraints.txt | $(STAMPS)/venv
 	touch $@
 
 $(STAMPS)/test: pyproject.toml constraints.txt | $(STAMPS)/venv
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,s3,postgres,milvus,qdrant,kms,pkcs11]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,gpu,s3,postgres,milvus,qdrant,kms,pkcs11]'
 	touch $@ $(STAMPS)/serve
 
 # The official client's two majors do not fit into one environment.

@@ -12,10 +12,11 @@ import sys
 import traceback
 from pathlib import Path
 
+from benchmarks.plots import write_plots
 from benchmarks.render import ROOT, to_markdown, write_pages
 from benchmarks.results import RESULTS, Record, make_record
 
-NOT_BENCHMARKS = {"__init__", "__main__", "results", "render", "corpora"}
+NOT_BENCHMARKS = {"__init__", "__main__", "results", "render", "corpora", "searchers", "plots"}
 
 
 def benchmark_names() -> list[str]:
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="PATH", help="where to write it (a full run has a default)")
     chosen = parser.parse_args(arguments)
     if chosen.name == "render":
-        for page in write_pages():
+        for page in [*write_pages(), *write_plots()]:
             print(f"updated {page.relative_to(ROOT)}")
         return 0
     command = shlex.join(["python", "-m", "benchmarks", chosen.name, *(["--quick"] if chosen.quick else [])])

@@ -36,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("HOLDFAST_") and "_EVAL_" not in name]:
         del os.environ[name]
     os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is first imported; set it to 0 where there is a GPU
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 

@@ -18,6 +18,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "holdfast"
 FILES = sorted(PACKAGE.rglob("*.py"))
+EAGER_FILES = [path for path in FILES if not path.stem.endswith("_gpu")]
+"""all but the Triton twins, which are imported on the first call for a GPU"""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 MAY_IMPORT = {
@@ -34,6 +36,7 @@ HOMES = {
     "numpy": ("*",),
     "numba": ("kernels/*",),
     "llvmlite": ("kernels/*",),
+    "triton": ("kernels/*_gpu.py",),
     "torch": ("kernels/*", "retrieval/embed.py", "serving/engine/*"),
     "transformers": (*EMBEDDING, "serving/engine/*"),
     "jinja2": ("serving/engine/*",),
@@ -58,12 +61,15 @@ IMPORTED_BY_OTHERS = {"defusedxml"}
 """openpyxl parses with it where it is installed."""
 COMMANDS = {"ruff", "mypy", "pytest-asyncio", "milvus-lite"}
 """Run by `make test`, or a plugin, so that no file imports them."""
+NOT_PACKAGED = {"dev", "peers"}
+"""Extras for tests and benchmarks."""
 COMES_WITH = {
     "starlette": "fastapi",
     "anyio": "fastapi",
     "tokenizers": "transformers",
     "llvmlite": "numba",
     "botocore": "boto3",
+    "faiss": "faiss-cpu",
 }
 """What another dependency re-exports as part of its own interface."""
 
@@ -135,7 +141,7 @@ def test_only_the_settings_read_the_environment(path: Path) -> None:
         assert name not in {"environ", "getenv", "putenv"}, f"line {getattr(node, 'lineno', '?')}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=relative)
+@pytest.mark.parametrize("path", EAGER_FILES, ids=relative)
 def test_heavy_packages_wait_for_their_factory(path: Path) -> None:
     assert not third_party(top_level(parse(path))) & HEAVY
 
@@ -148,7 +154,7 @@ def test_every_module_says_what_it_owns(path: Path) -> None:
 
 def test_importing_does_nothing(tmp_path: Path) -> None:
     """No heavy package, thread, file, or change of the environment, whatever module is imported."""
-    modules = [".".join(("holdfast", *path.relative_to(PACKAGE).with_suffix("").parts)) for path in FILES]
+    modules = [".".join(("holdfast", *path.relative_to(PACKAGE).with_suffix("").parts)) for path in EAGER_FILES]
     modules = [name.removesuffix(".__init__") for name in modules if not name.endswith("__main__")]
     script = f"""
 import importlib, os, sys, threading
@@ -181,7 +187,7 @@ def imported_distributions(files: list[Path]) -> set[str]:
 
 def extras() -> dict[str, list[str]]:
     """What is installed on request: the client of each store and service that not everybody uses."""
-    return {name: needs for name, needs in PROJECT["optional-dependencies"].items() if name != "dev"}
+    return {name: needs for name, needs in PROJECT["optional-dependencies"].items() if name not in NOT_PACKAGED}
 
 
 def test_core_dependencies_are_what_the_package_imports() -> None:
@@ -197,9 +203,10 @@ def test_dev_dependencies_are_what_tests_and_benchmarks_import() -> None:
     dev = declared(PROJECT["optional-dependencies"]["dev"])
     files = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
     imported = imported_distributions([path for path in files if "clients" not in path.parts])
+    peers = declared(PROJECT["optional-dependencies"]["peers"])
     rest = declared([*PROJECT["dependencies"], *itertools.chain(*extras().values())])
-    assert imported - dev - rest == set(), "imported but not declared"
-    assert dev - imported - COMMANDS == set(), "declared but not imported"
+    assert imported - dev - peers - rest == set(), "imported but not declared"
+    assert (dev | peers) - imported - COMMANDS == set(), "declared but not imported"
 
 
 def test_every_dependency_is_pinned_and_justified() -> None:

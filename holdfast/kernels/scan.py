@@ -64,7 +64,9 @@ def scan_top_k(
     Cost: N * dim * bits / 8 look-ups per query. Releases the interpreter lock.
     Reference: scan_top_k_reference, equal bit for bit.
     """
-    _check(blocks, ids, queries, top_k, bits, allowed)
+    check_scan(blocks.shape, ids, queries, top_k, bits, allowed)
+    if blocks.dtype != np.uint8:
+        raise ShapeError(f"blocks must be uint8, not {blocks.dtype}", param="blocks")
     num_queries, dim = queries.shape
     padded = np.zeros((num_queries, blocks.shape[1] * 8 // bits), dtype=np.int8)
     padded[:, :dim] = queries
@@ -101,7 +103,7 @@ def scan_top_k_reference(
     allowed: NDArray[np.uint32] | None = None,
 ) -> tuple[Scores, Rows]:
     """The definition of `scan_top_k`, in plain NumPy."""
-    _check(blocks, ids, queries, top_k, bits, allowed)
+    check_scan(blocks.shape, ids, queries, top_k, bits, allowed)
     num_queries, dim = queries.shape
     values = 2 * unpack(blocks, len(ids), dim, bits).astype(np.int32) - np.int32((1 << bits) - 1)
     members = np.ones(len(ids), dtype=np.bool_) if allowed is None else unpack_mask(allowed, len(ids))
@@ -156,20 +158,21 @@ def _as_stored(array: NDArray[Any]) -> NDArray[Any]:
     return view
 
 
-def _check(
-    blocks: NDArray[np.uint8],
+def check_scan(
+    shape: tuple[int, ...],
     ids: NDArray[np.uint64],
     queries: NDArray[np.int8],
     top_k: int,
     bits: int,
     allowed: NDArray[np.uint32] | None,
 ) -> None:
+    """Raise ShapeError naming the argument of a scan that does not fit codes of `shape`."""
     check_bits(bits)
     if queries.ndim != 2 or queries.dtype != np.int8:
         raise ShapeError(f"queries must be (Q, dim) int8, not {queries.shape} {queries.dtype}", param="queries")
     expected = (num_blocks(len(ids)), num_code_bytes(queries.shape[1], bits), BLOCK_SIZE)
-    if blocks.shape != expected or blocks.dtype != np.uint8:
-        raise ShapeError(f"blocks must be {expected} uint8, not {blocks.shape} {blocks.dtype}", param="blocks")
+    if shape != expected:
+        raise ShapeError(f"blocks must be {expected}, not {shape}", param="blocks")
     if ids.ndim != 1 or ids.dtype != np.uint64:
         raise ShapeError(f"ids must be (N,) uint64, not {ids.shape} {ids.dtype}", param="ids")
     if top_k < 1:
