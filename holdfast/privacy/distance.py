@@ -13,8 +13,8 @@ A row's cell, noise and padding are functions of (id, version, epoch): writing i
 nothing can be averaged away. Products are computed on a fixed-point grid, exactly, so that the bytes depend neither
 on the batch nor on the number of threads.
 
-Source: `hazard.py` for sap and caprise; ASPE (Wong et al., SIGMOD 2009) is what asym hardens; codes are SimHash (Charikar
-2002) with a key.
+Source: `hazard.py` for sap and caprise; ASPE (Wong et al., SIGMOD 2009) is what asym hardens; codes are SimHash
+(Charikar 2002) with a key.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class CipherVector:
 
 
 class Encoding(Protocol):
-    """One recipe under one key. Thread-safe; made once per collection and epoch, since making its matrices takes time."""
+    """One recipe under one key. Thread-safe. Made once per collection and epoch: its matrices take a second to make."""
 
     metric: Metric
     num_cells: int
@@ -112,7 +112,10 @@ class Asym:
 
 
 def centre_of(vectors: PlainVector) -> NDArray[np.float64]:
-    """Return the mean of a collection's first vectors, at least 1000: secret, sealed by the caller, fixed for the epoch."""
+    """Return the mean of a collection's first vectors, 1000 or more of them.
+
+    It is a secret: the caller seals it, and keeps it for the epoch.
+    """
     if len(vectors.values) < MIN_CENTRE_ROWS:
         message = f"a centre needs at least {MIN_CENTRE_ROWS} vectors, not {len(vectors.values)}"
         raise InvalidInput(message, param="vectors")
@@ -122,12 +125,12 @@ def centre_of(vectors: PlainVector) -> NDArray[np.float64]:
 class AsymEncoding:
     """`asym`: E(m) = M^T (m - mean + noise, padding) for rows, E(q) = r M^-1 (q, padding) for queries, M a cell's own.
 
-    A cell's rows are ordered by the inner product with its query: r ((m - mean + noise) . q + a little). r is random and
-    differs between the cells, so a store cannot merge them: it returns the best few of each.
+    A cell's rows are ordered by the inner product with its query: r ((m - mean + noise) . q + a little). r is random
+    and differs between the cells, so a store cannot merge them: it returns the best few of each.
 
-    Reveals, to a copy of the store: sizes, and about 1/num_cells of the neighbours. To a store that watches queries: with
-    a few hundred of them most neighbours. To whoever knows enough texts, has texts ingested or poses queries: the
-    vectors, up to the noise. See docs/privacy.md.
+    Reveals, to a copy of the store: sizes, and about 1/num_cells of the neighbours. To a store that watches queries:
+    with a few hundred of them most neighbours. To whoever knows enough texts, has texts ingested or poses queries:
+    the vectors, up to the noise. See docs/privacy.md.
     Cost: a row about 40 us, a query one product with every cell's matrix.
     """
 
@@ -143,7 +146,8 @@ class AsymEncoding:
         random: RandomBytes = os.urandom,
     ) -> None:
         if not 1 <= parameters.condition_number <= 64:
-            raise InvalidInput(f"condition_number {parameters.condition_number} is not within 1..64", param="parameters")
+            message = f"condition_number must be 1 to 64, not {parameters.condition_number}"
+            raise InvalidInput(message, param="parameters")
         self.num_cells = parameters.num_cells
         self.parameters = parameters
         self._dim = len(centre)
@@ -194,8 +198,9 @@ class AsymEncoding:
 class SapEncoding:
     """`sap`: c = s Q (m - mean) + noise for rows and queries alike, with a secret Haar rotation Q and a secret mean.
 
-    Reveals, to anyone with a copy: all distances up to the noise, so nearly all neighbours; with about half as many known
-    texts as dimensions, the vectors. To one who knows the subject, the leading directions without any known text.
+    Reveals, to anyone with a copy: all distances up to the noise, so nearly all neighbours; with about half as many
+    known texts as dimensions, the vectors. To one who knows the subject, the leading directions without any known
+    text.
     """
 
     metric: Metric = "l2"
@@ -234,11 +239,11 @@ class SapEncoding:
 class CodesEncoding:
     """`codes`: the signs of secret random projections of (m - mean), `num_bits` of them, with a key a cell.
 
-    A form of compression that takes a key to make and none to read: two codes of one cell differ in a share of bits that
-    is their angle over pi, and no key makes this less true.
+    A form of compression that takes a key to make and none to read: two codes of one cell differ in a share of bits
+    that is their angle over pi, and no key makes this less true.
 
-    Reveals, to anyone with a copy: all angles within a cell up to about 1 / sqrt(num_bits), the neighbours in it; with some
-    hundreds of known texts a cell, the direction of every vector.
+    Reveals, to anyone with a copy: all angles within a cell up to about 1 / sqrt(num_bits), the neighbours in it;
+    with some hundreds of known texts a cell, the direction of every vector.
     """
 
     metric: Metric = "hamming"

@@ -4,11 +4,12 @@ They are here to be attacked (`leakage.py`) and to be built upon (`distance.py`)
 
 * SAP, scale and perturb: Fuchsbauer, Ghosal, Hauke, O'Neill, "Approximate distance-comparison-preserving symmetric
   encryption", SCN 2022, eprint 2021/1666.
-* CAPRISE: Ye, Guo, Liu, Lam, arXiv 2601.12331. SAP with three quarters of the noise on the stored side; the paper's body
-  was not available, the steps are those on which two public implementations agree.
+* CAPRISE: Ye, Guo, Liu, Lam, arXiv 2601.12331. SAP with three quarters of the noise on the stored side; the paper's
+  body was not available; the steps are those on which two public implementations agree.
 * ASPE, asymmetric scalar-product-preserving encryption: Wong, Cheung, Kao, Mamoulis, SIGMOD 2009, scheme 1.
 
-The papers' names: `scaling_factor` s, `approximation_factor` beta, K the key of a pseudo-random function, r or n a nonce.
+The papers' names: `scaling_factor` s, `approximation_factor` beta, K the key of a pseudo-random function, r or n a
+nonce.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def unsafe_caprise_decrypt_rows(
 ) -> NDArray[np.float32]:
     """Dec_db: e = (c - lambda) / s, up to the rounding of c to float32."""
     noise = _noise(key, ciphertexts.shape[1], nonces, CAPRISE_ROW_SHARE)
-    return ((ciphertexts - noise) / key.scaling_factor).astype(np.float32)
+    return np.asarray((ciphertexts - noise) / key.scaling_factor, dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def make_unsafe_aspe_key(root: bytes, dim: int) -> UnsafeAspeKey:
     """ASPE.KeyGen: M with independent normal entries, invertible but for a set of measure zero."""
     width = dim + 1
     matrix = normals(derive_key(root, "aspe"), [bytes(16)], width * width).reshape(width, width)
-    return UnsafeAspeKey(matrix, np.linalg.inv(matrix))
+    return UnsafeAspeKey(matrix, np.asarray(np.linalg.inv(matrix), dtype=np.float64))
 
 
 def unsafe_aspe_encrypt_rows(key: UnsafeAspeKey, vectors: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -99,7 +100,8 @@ def unsafe_aspe_encrypt_rows(key: UnsafeAspeKey, vectors: NDArray[np.floating]) 
     """
     vectors = np.asarray(vectors, dtype=np.float64)
     extended = np.concatenate([vectors, -0.5 * np.sum(vectors**2, axis=1, keepdims=True)], axis=1)
-    return (extended @ key.matrix).astype(np.float32)
+    encrypted: NDArray[np.float64] = extended @ key.matrix
+    return encrypted.astype(np.float32)
 
 
 def unsafe_aspe_encrypt_queries(
@@ -111,14 +113,16 @@ def unsafe_aspe_encrypt_queries(
     """
     queries = np.asarray(queries, dtype=np.float64)
     extended = scales[:, None] * np.concatenate([queries, np.ones((len(queries), 1))], axis=1)
-    return (extended @ key.inverse.T).astype(np.float32)
+    encrypted: NDArray[np.float64] = extended @ key.inverse.T
+    return encrypted.astype(np.float32)
 
 
 def _scale_and_perturb(
     key: UnsafeScalingKey, vectors: NDArray[np.floating], nonces: Sequence[bytes], share: float
 ) -> NDArray[np.float32]:
     scaled = key.scaling_factor * np.asarray(vectors, dtype=np.float64)
-    return (scaled + _noise(key, vectors.shape[1], nonces, share)).astype(np.float32)
+    noisy: NDArray[np.float64] = scaled + _noise(key, vectors.shape[1], nonces, share)
+    return noisy.astype(np.float32)
 
 
 def _noise(key: UnsafeScalingKey, dim: int, nonces: Sequence[bytes], share: float) -> NDArray[np.float64]:

@@ -27,7 +27,7 @@ from holdfast.privacy.leakage_words import WordModel
 from holdfast.privacy.noise import guessing_auc
 
 LEAKED_PAIRS = 200
-NUM_SCANNED = 50
+NUM_SCANNED = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ Map = Callable[[Floats], Floats]
 
 
 def fit_linear(inputs: Floats, targets: Floats) -> Map:
-    """Return the affine ridge regression of `targets` (k, e) on `inputs` (k, d); the targets' mean for under 4 pairs."""
-    if len(inputs) < 4:
+    """Return the affine ridge regression of `targets` (k, e) on `inputs` (k, d); the mean, of under 5 pairs."""
+    if len(inputs) < 5:
         guess = targets.mean(axis=0) if len(targets) else np.zeros(targets.shape[1], np.float32)
         return lambda rows: np.broadcast_to(guess, (len(rows), len(guess)))
     held_out = np.arange(len(inputs)) % 5 == 4
@@ -55,7 +55,7 @@ def fit_permutation(inputs: Floats, targets: Floats) -> Map:
 
 
 def fit_scaled_queries(queries: Floats, encoded: Floats) -> NDArray[np.float64]:
-    """Return the (dim, width) matrix A of encoded queries e = r (A^T q + a little), with an unknown r > 0 for each query.
+    """Return the (dim, width) matrix A of encoded queries e = r (A^T q + a little), r > 0 unknown for each query.
 
     Alternates between the matrix and the factors, both of which are least squares; it ends in A up to one factor.
     """

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from holdfast.privacy.distance import PlainVector
 from holdfast.privacy.leakage_linear import Map, fit_linear, fit_permutation, fit_rotation, fit_scaled_queries
-from holdfast.privacy.leakage_view import Corpus, Floats, Mode, View, auc, encode_queries, to_numbers, top, unit
+from holdfast.privacy.leakage_view import Corpus, Floats, Mode, View, auc, encode_queries, to_numbers, unit
 from holdfast.privacy.leakage_words import WordModel
 
 NUM_REPEATS = 200
@@ -37,17 +37,17 @@ class Reidentified:
 def reconstruct(view: View, corpus: Corpus, num_pairs: int) -> dict[str, Floats]:
     """Return what each known-pair attack makes of every row: (N, dim) by the attack's name.
 
-    `as it is` reads an encoded row as a vector, which needs no pair. The others: a rotation, a permutation of coordinates,
-    an affine map over all cells, and one for each cell from the pairs that fell into it.
+    `as it is` reads an encoded row as a vector, which needs no pair. The others: a rotation, a permutation of
+    coordinates, an affine map over all cells, and one for each cell from the pairs that fell into it.
     """
     known = corpus.order[:num_pairs]
     seen, plain = view.rows[known], corpus.vectors[known]
     found: dict[str, Floats] = {}
     if view.rows.shape[1] == corpus.vectors.shape[1]:
         found["as it is"] = view.rows
-        if num_pairs >= 4:
+        if num_pairs >= 5:
             found["rotation"] = fit_rotation(seen, plain)(view.rows)
-        if 4 <= num_pairs <= MAX_PERMUTATION_PAIRS:
+        if 5 <= num_pairs <= MAX_PERMUTATION_PAIRS:
             found["permutation"] = fit_permutation(seen, plain)(view.rows)
     found["affine"] = fit_linear(seen, plain)(view.rows)
     if view.num_cells > 1:
@@ -76,10 +76,10 @@ def reidentify(view: View, corpus: Corpus, num_pairs: int) -> Reidentified:
 
 
 def words_found(view: View, corpus: Corpus, model: WordModel, more: Sequence[Floats] = ()) -> tuple[float, float]:
-    """R1: words of a text read off its reconstructed vector, with 100 leaked pairs; `more` reconstructions may be given.
+    """R1: words of a text read off its reconstructed vector, by 100 leaked pairs or the reconstructions in `more`.
 
-    Stands in for a trained inverter: words a linear reader cannot find are not thereby safe from a better one, but what it
-    does find is lost.
+    Stands in for a trained inverter: words a linear reader cannot find are not thereby safe from a better one, but
+    what it does find is lost.
 
     Returns:
         mean AUC over words, chance 0.5; share of the ten likeliest words that occur.
@@ -119,7 +119,7 @@ def membership(view: View, corpus: Corpus) -> tuple[float, float]:
     return max(each[0] for each in found), max(each[1] for each in found)
 
 
-def chosen_queries(view: View, corpus: Corpus, num_queries: int = 1000, num_cells: int = 2) -> float:
+def chosen_queries(view: View, corpus: Corpus, num_queries: int = 600, num_cells: int = 2) -> float:
     """R10: mean cosine, about the mean, of rows reconstructed by one who may ask and watches the store; chance 0.
 
     With a few more questions than dimensions the map of a cell is known up to a factor, and every row up to its noise:
@@ -148,7 +148,8 @@ def varying_share(view: View, corpus: Corpus) -> float | None:
     if view.mode.metric is None:
         return None
     vectors = PlainVector(np.repeat(corpus.vectors[:1], NUM_REPEATS, axis=0))
-    written = to_numbers(view.mode.encode_rows(corpus.ids[:1] * NUM_REPEATS, [1] * NUM_REPEATS, vectors), view.mode.metric)
+    writings = view.mode.encode_rows(corpus.ids[:1] * NUM_REPEATS, [1] * NUM_REPEATS, vectors)
+    written = to_numbers(writings, view.mode.metric)
     return float(np.linalg.norm(written - written.mean(axis=0), axis=1).mean() / np.linalg.norm(written.mean(axis=0)))
 
 

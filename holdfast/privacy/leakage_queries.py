@@ -1,7 +1,8 @@
 """Attacks of a store that also watches queries: neighbours from the transcript, and which queries are the same.
 
-Scores are inner products, so a few hundred queries give away the geometry of the rows whatever the keys: scores do not
-depend on the basis. Noise on the queries makes them better probes; only noise that differs between cells slows the attacks.
+Scores are inner products, so a few hundred queries give away the geometry of the rows whatever the keys: scores do
+not depend on the basis. Noise on the queries makes them better probes; only noise that differs between cells slows
+the attacks.
 
 Source: Kornaropoulos, Papamanthou, Tamassia, S&P 2019 and 2020, for leakage of nearest-neighbour queries; the geometric
 mean of matrices as in Bhatia, "Positive definite matrices", 2007.
@@ -32,9 +33,9 @@ NUM_SHOWN = 50
 def transcript_overlap(view: View, corpus: Corpus, num_queries: int) -> dict[str, float]:
     """R5: the share of the true ten nearest rows that each attack finds after watching `num_queries` queries.
 
-    `ids` uses only which rows were returned together; `gram` and `half power` the scores, standardised within each query
-    and cell; `geometric mean` the encoded rows and queries, and `anchored` also rotates the cells onto each other by the
-    queries that they have in common.
+    `ids` uses only which rows were returned together; `gram` and `half power` the scores, standardised within each
+    query and cell; `geometric mean` the encoded rows and queries, and it rotates the cells onto each
+    other by the queries that they have in common.
     """
     if view.scores is None or view.queries is None:
         fetched = top(corpus.queries[:num_queries] @ corpus.vectors.T, view.mode.num_candidates)
@@ -101,7 +102,7 @@ def _standardised(view: View, scores: Floats) -> Floats:
             part = scores[:, rows]
             part = part - part.mean(axis=1, keepdims=True)
             scores[:, rows] = part / np.maximum(part.std(axis=1, keepdims=True), 1e-9)
-    return scores - scores.mean(axis=0)
+    return np.asarray(scores - scores.mean(axis=0))
 
 
 def _together(fetched: list[NDArray[np.int64]], num_rows: int) -> Floats:
@@ -115,8 +116,8 @@ def _together(fetched: list[NDArray[np.int64]], num_rows: int) -> Floats:
 def _geometric_mean(view: View, num_queries: int) -> Floats:
     """Return the rows in a basis in which rows and queries have equal covariance, cells rotated onto the first.
 
-    With rows Z M and queries Y M^-T of like covariance, A = cov(rows), B = cov(queries): the geometric mean of A^-1 and B is
-    M^-1 M^-T up to a factor, the Gram matrix without the key.
+    With rows Z M and queries Y M^-T of like covariance, A = cov(rows), B = cov(queries): the geometric mean of A^-1
+    and B is M^-1 M^-T up to a factor, the Gram matrix without the key.
     """
     assert view.queries is not None
     features = np.zeros(view.rows.shape, dtype=np.float32)
@@ -141,7 +142,7 @@ def _geometric_mean(view: View, num_queries: int) -> Floats:
 def _covariance(rows: Floats) -> NDArray[np.float64]:
     plain = rows.astype(np.float64)
     covariance = plain.T @ plain / len(plain)
-    return covariance + 1e-3 * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+    return np.asarray(covariance + 1e-3 * np.trace(covariance) / len(covariance) * np.eye(len(covariance)))
 
 
 def _inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,8 +1,8 @@
 """R11: does anything plain stand in bytes that a store was given?
 
 Each canary is looked for in every form in which code is likely to leave it: text raw, in base64 at any alignment, in
-hexadecimal, percent-encoded and escaped as JSON; vectors as runs of float16, float32 and float64 in either byte order, as
-printed decimals, and each of these in base64.
+hexadecimal, percent-encoded and escaped as JSON; vectors as runs of float16, float32 and float64 in either byte
+order, as printed decimals, and each of these in base64.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.privacy.distance import PlainVector
-from holdfast.privacy.leakage_view import Corpus, Floats, View, auc, nearest, overlap, to_numbers, unit
 from holdfast.privacy.leakage_linear import fit_linear
+from holdfast.privacy.leakage_view import Corpus, Floats, View, auc, nearest, overlap, to_numbers, unit
 
 NUM_DUPLICATES = 200
 NUM_AXES = 8
@@ -45,8 +45,7 @@ def duplicate_auc(view: View, corpus: Corpus) -> float:
 def align_without_pairs(view: View, corpus: Corpus) -> tuple[float, Floats]:
     """R3: principal axes of the store matched with those of the adversary's own texts, by order and skewness.
 
-    Cells are aligned one by one, and together as if they shared a key. Axes that agree are refined by matching rows with
-    texts and rotating again, which is what unpaired translation comes to when both sides are one model's vectors.
+    Cells are aligned one by one, and together as if they shared a key.
 
     Returns:
         the mean absolute correlation of the first 8 principal coordinates with the true ones, chance near 0;
@@ -66,7 +65,7 @@ def align_without_pairs(view: View, corpus: Corpus) -> tuple[float, Floats]:
                 continue
             centred = view.rows[rows] - view.rows[rows].mean(axis=0)
             own, _ = _principal(centred)
-            projected = centred @ own[:, : len(variances)]
+            projected = np.asarray(centred @ own[:, : len(variances)], dtype=np.float32)
             projected *= np.where(_skewness(projected) * reference[: projected.shape[1]] < 0, -1, 1)
             scale = np.sqrt(variances[: projected.shape[1]]) / np.maximum(projected.std(axis=0), 1e-9)
             coordinates[rows, : projected.shape[1]] = projected * scale
@@ -98,10 +97,10 @@ def whiten(rows: Floats, ridge: float) -> Floats:
     if len(rows) < rows.shape[1]:
         values, vectors = np.linalg.eigh(centred @ centred.T)
         values = np.maximum(values, 0)
-        return (vectors * np.sqrt(values / (values + ridge * values.mean() + 1e-30))).astype(np.float32)
+        return np.asarray(vectors * np.sqrt(values / (values + ridge * values.mean() + 1e-30)), dtype=np.float32)
     values, vectors = np.linalg.eigh(centred.T @ centred)
     values = np.maximum(values, 0)
-    return (centred @ (vectors / np.sqrt(values + ridge * values.mean() + 1e-30))).astype(np.float32)
+    return np.asarray(centred @ (vectors / np.sqrt(values + ridge * values.mean() + 1e-30)), dtype=np.float32)
 
 
 def whiten_cells(view: View, ridge: float) -> Floats:
@@ -121,7 +120,7 @@ def _similarity(left: Floats, right: Floats) -> Floats:
 def _principal(centred: Floats) -> tuple[Floats, Floats]:
     """Return (width, r) axes and (r,) variances, the largest first."""
     values, vectors = np.linalg.eigh(centred.T.astype(np.float64) @ centred / len(centred))
-    return vectors[:, ::-1].astype(np.float32), np.maximum(values[::-1], 0).astype(np.float32)
+    return np.asarray(vectors[:, ::-1], np.float32), np.asarray(np.maximum(values[::-1], 0), np.float32)
 
 
 def _skewness(coordinates: Floats) -> Floats:

@@ -32,7 +32,7 @@ from holdfast.privacy.streams import NONCE_SIZE, derive_key, prf, uniforms
 
 K = 10
 EPOCH = 1
-NUM_ANCHORS = 2000
+NUM_ANCHORS = 1000
 NUM_TESTED = 1000
 
 Floats = NDArray[np.float32]
@@ -219,7 +219,7 @@ def to_numbers(cipher: CipherVector, metric: Metric | None) -> Floats:
     elif values.dtype == np.uint8:
         values = values.astype(np.float32) - 127.5
     numbers = np.asarray(values, dtype=np.float32)
-    return numbers / np.float32(np.linalg.norm(numbers, axis=1).mean())
+    return np.asarray(numbers / np.linalg.norm(numbers, axis=1).mean(), dtype=np.float32)
 
 
 def retrieved(view: View, num_candidates: int | None = None) -> list[NDArray[np.int64]]:
@@ -260,7 +260,7 @@ def nearest(
     *,
     by_distance: bool = False,
 ) -> NDArray[np.int64]:
-    """Return (anchors, 10) the rows with the largest inner product or the smallest distance, the anchor itself left out.
+    """Return (anchors, 10) the rows with the largest inner product or the smallest distance, the anchor left out.
 
     Only rows of the anchor's own cell count where `cells` are given.
     """
@@ -296,7 +296,7 @@ def auc(positives: NDArray[np.floating], negatives: NDArray[np.floating]) -> flo
 def unit(vectors: Floats) -> Floats:
     """Return the rows divided by their length."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    return np.asarray(np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0))
 
 
 def _one_cell(values: NDArray[np.float32] | NDArray[np.uint8]) -> CipherVector:
@@ -309,6 +309,7 @@ def _generator(root: bytes) -> Callable[[int], bytes]:
 
     def random(size: int) -> bytes:
         numbers = uniforms(root, [next(counter).to_bytes(NONCE_SIZE, "big")], -(-size // 4))
-        return (numbers[0] * 2.0**32).astype("<u4").tobytes()[:size]
+        drawn: bytes = (numbers[0] * 2.0**32).astype("<u4").tobytes()
+        return drawn[:size]
 
     return random

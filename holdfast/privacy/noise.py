@@ -1,8 +1,8 @@
 """Noise on a question's vector before it is encoded, and the account of what it still gives away.
 
 It hides which of two similar questions was asked, never the subject: at a noise that leaves retrieval intact, two
-questions a distance of 0.1 apart are told apart less than always. What is reported is therefore mu, the distance over the
-deviation, and the AUC of the best possible guess between two known candidates, not epsilon alone.
+questions a distance of 0.1 apart are told apart less than always. What is reported is therefore mu, the distance over
+the deviation, and the AUC of the best possible guess between two known candidates, not epsilon alone.
 
 The noise is a function of the question's normalised text, the epoch and the cell: asking again sends the same noise, so
 that it cannot be averaged away. Each cell may get its own draw, which protects the documents better (cross-cell
@@ -77,7 +77,7 @@ class Laplace:
         numbers = uniforms(key, nonces, count + dim)
         directions = to_normals(numbers[:, :count])[:, :dim]
         lengths = -np.log(1.0 - numbers[:, count:]).sum(axis=1) / self.epsilon  # a sum of exponentials is a Gamma
-        return directions * (lengths / np.linalg.norm(directions, axis=1))[:, None]
+        return np.asarray(directions * (lengths / np.linalg.norm(directions, axis=1))[:, None])
 
     def mu(self, distance: float, dim: int) -> float:
         return self.epsilon * distance / math.sqrt(dim)
@@ -185,7 +185,7 @@ class _Spent:
 
 
 class Ledger:
-    """What each account has spent of its budget. It is not reset by a rotation of keys, unless rows get new ids and order.
+    """What each account has spent of its budget. A rotation of keys resets it only where rows get new ids and order.
 
     Thread-safe. The caller stores `to_dict` before it sends what was charged.
     """
@@ -215,7 +215,7 @@ class Ledger:
                 return "send"
         if self.when_spent == "sealed":
             return "sealed"
-        message = f"the privacy budget of this collection is spent (mu {self.budget_mu:g}): wait for a new epoch of rows"
+        message = f"the privacy budget (mu {self.budget_mu:g}) is spent: wait until the rows are encoded anew"
         raise Conflict(message, code="privacy_budget_spent")
 
     def spent_mu(self, account: Account) -> float:

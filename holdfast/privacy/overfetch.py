@@ -1,8 +1,8 @@
 """How many rows to fetch so that the best of them are among them: the store ranks by noisy scores, the caller reorders.
 
-`rank_rows` is what an exact store returns. `recall_curve` says beforehand, from plain vectors, what a number of candidates
-will find: row noise is drawn as the normal numbers that it is in any one direction, query noise as it will be drawn. It
-takes no key, so that parameters can be chosen before anything is encoded.
+`rank_rows` is what an exact store returns. `recall_curve` says beforehand, from plain vectors, what a number of
+candidates will find: row noise is drawn as the normal numbers that it is in any one direction, query noise as it will
+be drawn. It takes no key, so that parameters can be chosen before anything is encoded.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def rank_rows(metric: Metric, rows: CipherVector, query: CipherVector, num_candi
 def row_deviation(parameters: Asym, dim: int) -> float:
     """Return the standard deviation of what noise and padding of a row add to its score with a query of length 1.
 
-    A point uniform in a d-ball of radius R has variance R^2 / (d + 2) in any direction. Two rows that differ by less than
-    about 1.4 times this change places often; differences of six times this are safe.
+    A point uniform in a d-ball of radius R has variance R^2 / (d + 2) in any direction. Two rows that differ by less
+    than about 1.4 times this change places often; differences of six times this are safe.
     """
     padding = parameters.num_pads(dim) * (parameters.row_padding(dim) * parameters.query_padding) ** 2
     return math.sqrt(parameters.noise_radius**2 / (dim + 2) + padding)
@@ -112,10 +112,10 @@ def _scores(metric: Metric, rows: NDArray[np.generic], query: NDArray[np.generic
     """Higher is nearer."""
     if metric == "hamming":
         bits = np.bitwise_count(np.bitwise_xor(rows.astype(np.uint8), query.astype(np.uint8)))
-        return -bits.sum(axis=1, dtype=np.int64).astype(np.float64)
+        return np.asarray(-bits.sum(axis=1, dtype=np.int64), dtype=np.float64)
     plain, other = rows.astype(np.float64), query.astype(np.float64)
-    products: NDArray[np.float64] = plain @ other
-    return products if metric == "inner_product" else 2.0 * products - np.einsum("nd,nd->n", plain, plain)
+    products = plain @ other
+    return np.asarray(products if metric == "inner_product" else 2.0 * products - np.einsum("nd,nd->n", plain, plain))
 
 
 def _best(members: NDArray[np.int64], scores: NDArray[np.float64], wanted: int) -> NDArray[np.int64]:

@@ -1,8 +1,8 @@
 """Numbers that only a key names: labelled keys, ChaCha20 keystreams, uniform and normal numbers, balls, rotations.
 
 A stream is a function of a key and a nonce, computed in float64 from integers: the same on every machine up to the
-last bits of log, sin and cos. Keys are derived by HKDF-SHA256 with length-prefixed labels, so that no two labels, and no
-two lists of parts, can be read as each other.
+last bits of log, sin and cos. Keys are derived by HKDF-SHA256 with length-prefixed labels, so that no two labels, and
+no two lists of parts, can be read as each other.
 
 Source: RFC 5869 (HKDF); RFC 8439 (ChaCha20); Box and Muller 1958; Mezzadri, arXiv math-ph/0609050 (Haar rotations).
 """
@@ -58,11 +58,12 @@ def uniforms(key: bytes, nonces: Sequence[bytes], count: int) -> NDArray[np.floa
     for row, nonce in zip(buffer, nonces, strict=True):
         encryptor.reset_nonce(bytes(4) + nonce[4:])
         encryptor.update_into(zeros, row.data)
-    return (buffer.view("<u8") >> np.uint64(11)) * 2.0**-53
+    integers = buffer.view("<u8") >> np.uint64(11)
+    return integers.astype(np.float64) * 2.0**-53
 
 
 def to_normals(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Turn (N, 2 h) uniform numbers into (N, 2 h) standard normal ones: radii from the first h, angles from the rest."""
+    """Turn (N, 2 h) uniform numbers into as many standard normal ones: radii from the first h, angles from the rest."""
     half = numbers.shape[1] // 2
     radii = np.sqrt(-2.0 * np.log(1.0 - numbers[:, :half]))
     angles = (2.0 * np.pi) * numbers[:, half:]

@@ -1,8 +1,8 @@
 """Makes the red team's data from the evaluation data: `python -m tests.privacy.red_team.make`.
 
-Writes `passages.jsonl.xz` and `vectors.npy` (int8, rows of one scale each: divide by the length) beside itself. Rows: the
-passages that are stored, then those that the adversary has, then queries, each a sentence of a stored passage, then the
-same queries as bare words.
+Writes `passages.jsonl.xz` and `vectors.npy` (int8, a scale of its own a row: divide by the length) beside itself. Rows:
+the passages that are stored, then those that the adversary has, then queries, each a sentence of a stored passage, then
+the same queries as bare words.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from holdfast.retrieval.embed import make_embedder
 FOLDER = Path(__file__).parent
 BOOKS = ("The Wealth of Nations", "On the Origin of Species", "Emma", "Moby-Dick")
 NUM_STORED, NUM_OTHER, NUM_QUERIES, NUM_PARAPHRASES = 2400, 900, 300, 150
-STOP_WORDS = set(
-    "the of and to in a is that it was for as with be by on not he his but at are this have from or had an they which one "
-    "you were all their has been would so if no what there when will more we can who than them its into some could my "
-    "these her she any may such do did very most i".split()
-)
+STOP_WORDS = """
+the of and to in a is that it was for as with be by on not he his but at are this have from or had an they which one you
+were all their has been would so if no what there when will more we can who than them its into some could my these her
+she any may such do did very most i
+"""
 
 
 def main() -> None:
