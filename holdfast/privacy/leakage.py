@@ -82,7 +82,7 @@ def attack(mode: Mode, corpus: Corpus, model: WordModel, num_queries: int) -> Le
     """Run every attack against one mode.
 
     Args:
-        mode: see `leakage_view.make_modes`.
+        mode: see `leakage_view.make_mode`.
         corpus: 2000 rows or more; a number grows with the rows of a cell.
         model: a reader of words, learned on `corpus.other_texts`.
         num_queries: how many of the corpus's queries the store watches.

@@ -105,16 +105,16 @@ def whiten(rows: Floats, ridge: float) -> Floats:
 
 def whiten_cells(view: View, ridge: float) -> Floats:
     """Return every row whitened among the rows of its cell, as unit vectors."""
-    features = np.zeros(view.rows.shape, dtype=np.float32)
+    features: Floats = np.zeros_like(view.rows)
     for rows in view.members():
         if len(rows) > 1:
             whitened = unit(whiten(view.rows[rows], ridge))
-            features[rows, : whitened.shape[1]] = whitened[:, : features.shape[1]]
+            features[rows, : len(whitened.T)] = whitened
     return features
 
 
 def _similarity(left: Floats, right: Floats) -> Floats:
-    return np.asarray(np.einsum("nd,nd->n", unit(left), unit(right)), dtype=np.float32)
+    return np.asarray((unit(left) * unit(right)).sum(axis=1), dtype=np.float32)
 
 
 def _principal(centred: Floats) -> tuple[Floats, Floats]:
@@ -123,11 +123,11 @@ def _principal(centred: Floats) -> tuple[Floats, Floats]:
     return np.asarray(vectors[:, ::-1], np.float32), np.asarray(np.maximum(values[::-1], 0), np.float32)
 
 
-def _skewness(coordinates: Floats) -> Floats:
+def _skewness(coordinates: NDArray[np.floating]) -> Floats:
     return np.asarray((coordinates**3).mean(axis=0), dtype=np.float32)
 
 
-def _correlation(left: Floats, right: Floats) -> float:
+def _correlation(left: NDArray[np.floating], right: NDArray[np.floating]) -> float:
     left, right = left - left.mean(), right - right.mean()
     length = float(np.linalg.norm(left) * np.linalg.norm(right))
     return float(left @ right) / length if length > 0 else 0.0

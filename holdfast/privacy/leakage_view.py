@@ -26,7 +26,7 @@ from holdfast.privacy.distance import (
     SapEncoding,
     centre_of,
 )
-from holdfast.privacy.noise import QueryNoise
+from holdfast.privacy.noise import Gaussian, QueryNoise
 from holdfast.privacy.overfetch import DEFAULT_CANDIDATES, NOISY_CANDIDATES, quota
 from holdfast.privacy.streams import NONCE_SIZE, derive_key, prf, uniforms
 
@@ -34,6 +34,11 @@ K = 10
 EPOCH = 1
 NUM_ANCHORS = 1000
 NUM_TESTED = 1000
+
+QUERY_DEVIATION = 0.05
+GUESS_DISTANCE = 0.1
+MODES = ("sealed", "asym", "asym 64", "asym, noise", "codes", "sap", "caprise", "plain")
+"""`asym 64` has 64 cells and fetches 256 rows; `asym, noise` adds Gaussian noise of 0.05 to queries, anew for each cell"""
 
 Floats = NDArray[np.float32]
 
@@ -102,7 +107,7 @@ class Mode:
     num_candidates: int = DEFAULT_CANDIDATES
     """rows that the store returns"""
     query_mu: float | None = None
-    """how far apart one query's noise keeps two queries at distance 0.1; None without noise"""
+    """of one query's noise, for two queries at distance 0.1; None without noise"""
 
 
 @dataclass(frozen=True)
@@ -128,31 +133,34 @@ class View:
         return [np.flatnonzero(self.cells == cell) for cell in range(self.num_cells)]
 
 
-def make_modes(root: bytes, corpus: Corpus, noise: QueryNoise | None = None) -> dict[str, Mode]:
-    """Return every mode of ours by name, keyed from `root`; `noise` adds `asym` with query noise of a draw a cell."""
-    dim, random = corpus.vectors.shape[1], _generator(root)
+def make_mode(name: str, root: bytes, corpus: Corpus) -> Mode:
+    """Return one of `MODES`, keyed from `root`. The same root gives the same bytes: measurements are repeated."""
+    random = _generator(root)
+    if name == "plain":
+        return plain_mode()
+    if name == "sealed":
+        return sealed_mode(derive_key(root, "seal"))
+    if name == "caprise":
+        return to_mode(name, CapriseEncoding(root, random=random))
     centre = centre_of(PlainVector(corpus.vectors[:1000]))
-    modes = {
-        "sealed": sealed_mode(derive_key(root, "seal")),
-        "asym 64": to_mode("asym 64", AsymEncoding(root, centre, EPOCH, Asym(num_cells=64), random=random)),
-        "asym": to_mode("asym", AsymEncoding(root, centre, EPOCH, random=random)),
-        "codes": to_mode("codes", CodesEncoding(root, centre, EPOCH)),
-        "sap": to_mode("sap", SapEncoding(root, centre, EPOCH, random=random)),
-        "caprise": to_mode("caprise", CapriseEncoding(root, random=random)),
-        "plain": plain_mode(),
-    }
-    if noise is not None:
-        asym = modes["asym"]
-        assert asym.encode_query is not None
-        encode_query = asym.encode_query
-        modes["asym, noise"] = replace(
-            asym,
-            name="asym, noise",
-            encode_query=lambda text, query: encode_query(text, noise.perturb(text, query)),
-            num_candidates=NOISY_CANDIDATES,
-            query_mu=noise.mu(0.1, dim),
+    if name == "sap":
+        return to_mode(name, SapEncoding(root, centre, EPOCH, random=random))
+    if name == "codes":
+        return to_mode(name, CodesEncoding(root, centre, EPOCH))
+    parameters = Asym(num_cells=64) if name == "asym 64" else Asym()
+    encoding = AsymEncoding(root, centre, EPOCH, parameters, random=random)
+    if name == "asym, noise":
+        noise = QueryNoise(root, EPOCH, Gaussian(QUERY_DEVIATION), parameters.num_cells)
+        return Mode(
+            name,
+            encoding.encode_rows,
+            lambda text, query: encoding.encode_query(noise.perturb(text, query)),
+            encoding.metric,
+            NOISY_CANDIDATES,
+            noise.mu(GUESS_DISTANCE, len(centre)),
         )
-    return modes
+    candidates = NOISY_CANDIDATES if name == "asym 64" else DEFAULT_CANDIDATES
+    return replace(to_mode(name, encoding), num_candidates=candidates)
 
 
 def to_mode(name: str, encoding: Encoding) -> Mode:
