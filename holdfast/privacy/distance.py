@@ -36,19 +36,18 @@ from holdfast.privacy.hazard import (
     unsafe_caprise_encrypt_rows,
     unsafe_sap_encrypt,
 )
+from holdfast.privacy.keys import KEY_SIZE, SecretKey, length_prefixed
 from holdfast.privacy.streams import (
-    KEY_SIZE,
     NONCE_SIZE,
     ball_and_normals,
-    derive_key,
     haar_rotation,
-    length_prefixed,
     normals,
     prf,
     uniforms,
 )
 
-Metric = Literal["inner_product", "l2", "hamming"]
+Metric = Literal["ip", "l2", "hamming"]
+"""inner product; Euclidean distance; number of differing bits of packed codes"""
 RandomBytes = Callable[[int], bytes]
 
 MIN_CENTRE_ROWS = 1000
@@ -134,11 +133,11 @@ class AsymEncoding:
     Cost: a row about 40 us, a query one product with every cell's matrix.
     """
 
-    metric: Metric = "inner_product"
+    metric: Metric = "ip"
 
     def __init__(
         self,
-        root: bytes,
+        root: SecretKey,
         centre: NDArray[np.float64],
         epoch: int,
         parameters: Asym = Asym(),
@@ -148,22 +147,23 @@ class AsymEncoding:
         if not 1 <= parameters.condition_number <= 64:
             message = f"condition_number must be 1 to 64, not {parameters.condition_number}"
             raise InvalidInput(message, param="parameters")
+        root = root.derive("asym")
         self.num_cells = parameters.num_cells
         self.parameters = parameters
         self._dim = len(centre)
         self._num_pads = parameters.num_pads(self._dim)
         self._centre = centre
         self._assign = _Assignment(root, epoch, parameters.num_cells)
-        self._noise_key = derive_key(root, "noise")
+        self._noise_key = root.derive("noise")
         self._random = random
         width = self._dim + self._num_pads
-        pairs = [self._matrices(derive_key(root, "matrix", str(cell)), width) for cell in range(self.num_cells)]
+        pairs = [self._matrices(root.derive("matrix", str(cell)), width) for cell in range(self.num_cells)]
         self._row_matrices = [matrix for matrix, _ in pairs]
         self._query_matrices = np.stack([inverse for _, inverse in pairs])
 
     def encode_rows(self, ids: Sequence[bytes], versions: Sequence[int], vectors: PlainVector) -> CipherVector:
         """Return (N, dim + padding) float32."""
-        values = _checked(vectors, self._dim)
+        values = _checked_rows(ids, versions, vectors, self._dim)
         nonces = self._assign.nonces(self._noise_key, ids, versions)
         points, pads = ball_and_normals(
             self._noise_key, nonces, self._dim, self.parameters.noise_radius, self._num_pads
@@ -178,7 +178,7 @@ class AsymEncoding:
     def encode_query(self, query: PlainVector) -> CipherVector:
         """Return (num_cells, dim + padding) float32; other bytes each time."""
         values = _for_each_cell(_checked(query, self._dim), self.num_cells)
-        key = self._random(KEY_SIZE)
+        key = SecretKey(self._random(KEY_SIZE))
         pads = self.parameters.query_padding * normals(key, [bytes(NONCE_SIZE)], self.num_cells * self._num_pads)
         numbers = uniforms(key, [b"\xff" * NONCE_SIZE], self.num_cells)[0]
         scales = np.exp2(2.0 * numbers - 1.0)[:, None]
@@ -186,7 +186,7 @@ class AsymEncoding:
         encoded = np.matmul(self._query_matrices, extended.astype(np.float32)[:, :, None])[:, :, 0]
         return CipherVector(np.arange(self.num_cells, dtype=np.int32), encoded)
 
-    def _matrices(self, key: bytes, width: int) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    def _matrices(self, key: SecretKey, width: int) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         """Return M on the grid, whose rows multiply from the left, and M^-1: U diag(s) V^T with s up to sqrt(kappa)."""
         left, right = (haar_rotation(key, bytes(15) + bytes([side]), width) for side in (1, 2))
         spread = uniforms(key, [bytes(15) + b"\x03"], width)[0] - 0.5
@@ -208,7 +208,7 @@ class SapEncoding:
 
     def __init__(
         self,
-        root: bytes,
+        root: SecretKey,
         centre: NDArray[np.float64],
         epoch: int,
         *,
@@ -216,24 +216,27 @@ class SapEncoding:
         approximation_factor: float = 2.0,
         random: RandomBytes = os.urandom,
     ) -> None:
-        self._key = UnsafeScalingKey(derive_key(root, "noise"), scaling_factor, approximation_factor)
+        root = root.derive("sap")
+        self._key = UnsafeScalingKey(root.derive("noise"), scaling_factor, approximation_factor)
         self._assign = _Assignment(root, epoch, 1)
-        self._rotation = _on_grid(haar_rotation(derive_key(root, "rotation"), bytes(NONCE_SIZE), len(centre)))
+        self._rotation = _on_grid(haar_rotation(root.derive("rotation"), bytes(NONCE_SIZE), len(centre)))
         self._centre = centre
         self._random = random
 
     def encode_rows(self, ids: Sequence[bytes], versions: Sequence[int], vectors: PlainVector) -> CipherVector:
         """Return (N, dim) float32."""
+        rotated = self._rotate(_checked_rows(ids, versions, vectors, len(self._centre)))
         nonces = self._assign.nonces(self._key.prf_key, ids, versions)
-        return CipherVector(self._assign.cells(ids), unsafe_sap_encrypt(self._key, self._rotate(vectors), nonces))
+        return CipherVector(self._assign.cells(ids), unsafe_sap_encrypt(self._key, rotated, nonces))
 
     def encode_query(self, query: PlainVector) -> CipherVector:
         """Return (1, dim) float32; other bytes each time."""
-        nonces = [self._random(NONCE_SIZE) for _ in query.values]
-        return CipherVector(np.zeros(1, np.int32), unsafe_sap_encrypt(self._key, self._rotate(query), nonces))
+        rotated = self._rotate(_for_each_cell(_checked(query, len(self._centre)), 1))
+        encoded = unsafe_sap_encrypt(self._key, rotated, [self._random(NONCE_SIZE)])
+        return CipherVector(np.zeros(1, np.int32), encoded)
 
-    def _rotate(self, vectors: PlainVector) -> NDArray[np.float64]:
-        return _on_grid(_checked(vectors, len(self._centre)) - self._centre) @ self._rotation
+    def _rotate(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return _on_grid(values - self._centre) @ self._rotation
 
 
 class CodesEncoding:
@@ -250,26 +253,27 @@ class CodesEncoding:
 
     def __init__(
         self,
-        root: bytes,
+        root: SecretKey,
         centre: NDArray[np.float64],
         epoch: int,
         *,
         num_cells: int = 16,
         num_bits: int | None = None,
     ) -> None:
+        root = root.derive("codes")
         dim = len(centre)
         self.num_cells = num_cells
         self.num_bits = 4 * dim if num_bits is None else num_bits
         self._centre = centre
         self._assign = _Assignment(root, epoch, num_cells)
-        keys = [derive_key(root, "codes", str(cell)) for cell in range(num_cells)]
+        keys = [root.derive("projection", str(cell)) for cell in range(num_cells)]
         drawn = [normals(key, [bytes(NONCE_SIZE)], dim * self.num_bits).reshape(dim, self.num_bits) for key in keys]
         # Columns of length 1 keep the sums within the grid's limit; a column's length does not change a sign.
         self._projections = [_on_grid(each / np.linalg.norm(each, axis=0)) for each in drawn]
 
     def encode_rows(self, ids: Sequence[bytes], versions: Sequence[int], vectors: PlainVector) -> CipherVector:
         """Return (N, num_bits / 8) uint8, least significant bit first. Nothing here depends on the version."""
-        centred = _on_grid(_checked(vectors, len(self._centre)) - self._centre)
+        centred = _on_grid(_checked_rows(ids, versions, vectors, len(self._centre)) - self._centre)
         cells = self._assign.cells(ids)
         return CipherVector(cells, _pack(_by_cell(centred, cells, self._projections)))
 
@@ -291,13 +295,13 @@ class CapriseEncoding:
 
     def __init__(
         self,
-        root: bytes,
+        root: SecretKey,
         *,
         scaling_factor: float = 3.0,
         approximation_factor: float = 0.2,
         random: RandomBytes = os.urandom,
     ) -> None:
-        self._key = UnsafeScalingKey(derive_key(root, "noise"), scaling_factor, approximation_factor)
+        self._key = UnsafeScalingKey(root.derive("caprise"), scaling_factor, approximation_factor)
         self._random = random
 
     def encode_rows(self, ids: Sequence[bytes], versions: Sequence[int], vectors: PlainVector) -> CipherVector:
@@ -316,8 +320,8 @@ class CapriseEncoding:
 class _Assignment:
     """Which cell a row falls into, and the nonce of its noise."""
 
-    def __init__(self, root: bytes, epoch: int, num_cells: int) -> None:
-        self._key = derive_key(root, "cell")
+    def __init__(self, root: SecretKey, epoch: int, num_cells: int) -> None:
+        self._key = root.derive("cell")
         self._epoch = epoch.to_bytes(4, "big")
         self._num_cells = num_cells
 
@@ -328,11 +332,11 @@ class _Assignment:
         joined = b"".join(prf(self._key, each)[:8] for each in ids)
         return (np.frombuffer(joined, "<u8") % np.uint64(self._num_cells)).astype(np.int32)
 
-    def nonces(self, key: bytes, ids: Sequence[bytes], versions: Sequence[int]) -> list[bytes]:
+    def nonces(self, key: SecretKey, ids: Sequence[bytes], versions: Sequence[int]) -> list[bytes]:
         """Return 16 bytes for each (id, version, epoch)."""
         numbers = (version.to_bytes(8, "big") for version in versions)
         return [
-            hmac.digest(key, length_prefixed(each, number, self._epoch), "sha256")[:NONCE_SIZE]
+            hmac.digest(key.reveal(), length_prefixed(each, number, self._epoch), "sha256")[:NONCE_SIZE]
             for each, number in zip(ids, numbers, strict=True)
         ]
 
@@ -344,6 +348,15 @@ def _checked(vectors: PlainVector, dim: int) -> NDArray[np.float64]:
     if not (np.abs(np.einsum("nd,nd->n", values, values) - 1.0) < 0.02).all():
         raise InvalidInput("vectors must have length 1: divide each by its length", param="vectors")
     return values
+
+
+def _checked_rows(
+    ids: Sequence[bytes], versions: Sequence[int], vectors: PlainVector, dim: int
+) -> NDArray[np.float64]:
+    if not len(ids) == len(versions) == len(vectors.values):
+        counts = f"{len(ids)} ids, {len(versions)} versions and {len(vectors.values)} vectors"
+        raise ShapeError(f"{counts} do not go together", param="vectors")
+    return _checked(vectors, dim)
 
 
 def _for_each_cell(values: NDArray[np.float64], num_cells: int) -> NDArray[np.float64]:

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.privacy.streams import ball_and_normals, derive_key, normals
+from holdfast.privacy.keys import SecretKey
+from holdfast.privacy.streams import NONCE_SIZE, ball_and_normals, normals
 
 SAP_SHARE = 1 / 4
 CAPRISE_ROW_SHARE = 3 / 8
@@ -31,8 +32,8 @@ CAPRISE_QUERY_SHARE = 1 / 8
 class UnsafeScalingKey:
     """(s, K) of SAP and CAPRISE, with the public beta."""
 
-    prf_key: bytes = field(repr=False)
-    """K, 32 bytes"""
+    prf_key: SecretKey
+    """K"""
     scaling_factor: float
     """s: cancels as soon as an observer divides by the length"""
     approximation_factor: float
@@ -86,10 +87,10 @@ class UnsafeAspeKey:
     inverse: NDArray[np.float64] = field(repr=False)
 
 
-def make_unsafe_aspe_key(root: bytes, dim: int) -> UnsafeAspeKey:
+def make_unsafe_aspe_key(root: SecretKey, dim: int) -> UnsafeAspeKey:
     """ASPE.KeyGen: M with independent normal entries, invertible but for a set of measure zero."""
     width = dim + 1
-    matrix = normals(derive_key(root, "aspe"), [bytes(16)], width * width).reshape(width, width)
+    matrix = normals(root.derive("aspe"), [bytes(NONCE_SIZE)], width * width).reshape(width, width)
     return UnsafeAspeKey(matrix, np.asarray(np.linalg.inv(matrix), dtype=np.float64))
 
 

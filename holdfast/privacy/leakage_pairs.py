@@ -155,7 +155,7 @@ def varying_share(view: View, corpus: Corpus) -> float | None:
 
 def _queries_to_rows(mode: Mode, asked: Floats, encoded: Floats) -> Map:
     """Return the map from encoded rows to vectors that queries and their encodings give away."""
-    if mode.metric == "inner_product":
+    if mode.metric == "ip":
         matrix = fit_scaled_queries(asked, encoded).astype(np.float32)
         return lambda rows: rows @ matrix.T  # row . (A^T q) is the inner product with q, for every q
     return fit_linear(encoded, asked)

@@ -48,7 +48,7 @@ def transcript_overlap(view: View, corpus: Corpus, num_queries: int) -> dict[str
     directions = scores.T @ (vectors[:, kept] / np.sqrt(values[kept])).astype(np.float32)
     found["half power"] = unit(directions * (values[kept] ** 0.25).astype(np.float32))
     overlaps = {name: _overlap(features, corpus) for name, features in found.items()}
-    if view.mode.metric == "inner_product":
+    if view.mode.metric == "ip":
         features = _geometric_mean(view, num_queries)
         overlaps["geometric mean"] = _overlap(unit(features), corpus)
         if view.num_cells > 1:

@@ -26,19 +26,21 @@ from holdfast.privacy.distance import (
     SapEncoding,
     centre_of,
 )
+from holdfast.privacy.keys import SecretKey
 from holdfast.privacy.noise import Gaussian, QueryNoise
 from holdfast.privacy.overfetch import DEFAULT_CANDIDATES, NOISY_CANDIDATES, quota
-from holdfast.privacy.streams import NONCE_SIZE, derive_key, prf, uniforms
+from holdfast.privacy.streams import NONCE_SIZE, prf, uniforms
 
 K = 10
 EPOCH = 1
 NUM_ANCHORS = 1000
 NUM_TESTED = 1000
 
+_PUBLIC = SecretKey(bytes(32))
 QUERY_DEVIATION = 0.05
 GUESS_DISTANCE = 0.1
 MODES = ("sealed", "asym", "asym 64", "asym, noise", "codes", "sap", "caprise", "plain")
-"""`asym 64` has 64 cells and fetches 256 rows; `asym, noise` adds Gaussian noise of 0.05 to queries, anew for each cell"""
+"""`asym 64` has 64 cells and fetches 256 rows; `asym, noise` adds noise of 0.05 to queries, drawn for each cell"""
 
 Floats = NDArray[np.float32]
 
@@ -64,7 +66,7 @@ class Corpus:
     @cached_property
     def ids(self) -> list[bytes]:
         """Row ids as a store sees them."""
-        return [prf(bytes(32), str(row).encode())[:16] for row in range(len(self.vectors))]
+        return [prf(_PUBLIC, str(row).encode())[:16] for row in range(len(self.vectors))]
 
     @cached_property
     def mean(self) -> Floats:
@@ -133,13 +135,13 @@ class View:
         return [np.flatnonzero(self.cells == cell) for cell in range(self.num_cells)]
 
 
-def make_mode(name: str, root: bytes, corpus: Corpus) -> Mode:
+def make_mode(name: str, root: SecretKey, corpus: Corpus) -> Mode:
     """Return one of `MODES`, keyed from `root`. The same root gives the same bytes: measurements are repeated."""
     random = _generator(root)
     if name == "plain":
         return plain_mode()
     if name == "sealed":
-        return sealed_mode(derive_key(root, "seal"))
+        return sealed_mode(root.derive("seal"))
     if name == "caprise":
         return to_mode(name, CapriseEncoding(root, random=random))
     centre = centre_of(PlainVector(corpus.vectors[:1000]))
@@ -174,14 +176,14 @@ def plain_mode() -> Mode:
         "plain",
         lambda ids, versions, vectors: _one_cell(vectors.values),
         lambda text, query: _one_cell(query.values),
-        "inner_product",
+        "ip",
         num_candidates=K,
     )
 
 
-def sealed_mode(key: bytes) -> Mode:
+def sealed_mode(key: SecretKey) -> Mode:
     """Return the mode in which the store has authenticated ciphertexts of 8-bit vectors, and is asked nothing."""
-    cipher = AESGCMSIV(key)
+    cipher = AESGCMSIV(key.reveal())
 
     def encode_rows(ids: Sequence[bytes], versions: Sequence[int], vectors: PlainVector) -> CipherVector:
         scales = np.abs(vectors.values).max(axis=1, keepdims=True) / 127
@@ -311,7 +313,7 @@ def _one_cell(values: NDArray[np.float32] | NDArray[np.uint8]) -> CipherVector:
     return CipherVector(np.zeros(len(values), np.int32), values)
 
 
-def _generator(root: bytes) -> Callable[[int], bytes]:
+def _generator(root: SecretKey) -> Callable[[int], bytes]:
     """Return a source of bytes that is the same in every run: measurements are repeated, secrets are not at stake."""
     counter = iter(range(2**62))
 

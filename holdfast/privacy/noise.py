@@ -26,13 +26,14 @@ from numpy.typing import NDArray
 
 from holdfast.errors import Conflict, InvalidInput
 from holdfast.privacy.distance import PlainVector
-from holdfast.privacy.streams import NONCE_SIZE, derive_key, normals, prf, to_normals, uniforms
+from holdfast.privacy.keys import SecretKey
+from holdfast.privacy.streams import NONCE_SIZE, normals, prf, to_normals, uniforms
 
 
 class Mechanism(Protocol):
     """A distribution of noise."""
 
-    def draw(self, key: bytes, nonces: Sequence[bytes], dim: int) -> NDArray[np.float64]:
+    def draw(self, key: SecretKey, nonces: Sequence[bytes], dim: int) -> NDArray[np.float64]:
         """Return (len(nonces), dim) noise, row i from the stream of `nonces[i]`."""
 
     def mu(self, distance: float, dim: int) -> float:
@@ -50,7 +51,7 @@ class Gaussian:
         if not self.deviation > 0:
             raise InvalidInput(f"deviation must be above 0, not {self.deviation}", param="deviation")
 
-    def draw(self, key: bytes, nonces: Sequence[bytes], dim: int) -> NDArray[np.float64]:
+    def draw(self, key: SecretKey, nonces: Sequence[bytes], dim: int) -> NDArray[np.float64]:
         return self.deviation * normals(key, nonces, dim)
 
     def mu(self, distance: float, dim: int) -> float:
@@ -72,7 +73,7 @@ class Laplace:
         if not self.epsilon > 0:
             raise InvalidInput(f"epsilon must be above 0, not {self.epsilon}", param="epsilon")
 
-    def draw(self, key: bytes, nonces: Sequence[bytes], dim: int) -> NDArray[np.float64]:
+    def draw(self, key: SecretKey, nonces: Sequence[bytes], dim: int) -> NDArray[np.float64]:
         count = dim + dim % 2
         numbers = uniforms(key, nonces, count + dim)
         directions = to_normals(numbers[:, :count])[:, :dim]
@@ -89,8 +90,8 @@ class QueryNoise:
     Reveals: that the same question was asked again, since the noise is the same; and what `mu` says.
     """
 
-    def __init__(self, root: bytes, epoch: int, mechanism: Mechanism, num_draws: int = 1) -> None:
-        self._key = derive_key(root, "query noise")
+    def __init__(self, root: SecretKey, epoch: int, mechanism: Mechanism, num_draws: int = 1) -> None:
+        self._key = root.derive("query noise")
         self._epoch = epoch.to_bytes(4, "big")
         self.mechanism = mechanism
         self.num_draws = num_draws

@@ -1,6 +1,6 @@
 """How many rows to fetch so that the best of them are among them: the store ranks by noisy scores, the caller reorders.
 
-`rank_rows` is what an exact store returns. `recall_curve` says beforehand, from plain vectors, what a number of
+`rank_encoded` is what an exact store returns. `recall_curve` says beforehand, from plain vectors, what a number of
 candidates will find: row noise is drawn as the normal numbers that it is in any one direction, query noise as it will
 be drawn. It takes no key, so that parameters can be chosen before anything is encoded.
 """
@@ -26,7 +26,7 @@ def quota(num_candidates: int, num_cells: int) -> int:
     return -(-num_candidates // num_cells)
 
 
-def rank_rows(metric: Metric, rows: CipherVector, query: CipherVector, num_candidates: int) -> NDArray[np.int64]:
+def rank_encoded(metric: Metric, rows: CipherVector, query: CipherVector, num_candidates: int) -> NDArray[np.int64]:
     """Return the rows that an exact store answers with: each cell's best, ties to the lower row, cell after cell.
 
     Args:
@@ -115,7 +115,7 @@ def _scores(metric: Metric, rows: NDArray[np.generic], query: NDArray[np.generic
         return np.asarray(-bits.sum(axis=1, dtype=np.int64), dtype=np.float64)
     plain, other = rows.astype(np.float64), query.astype(np.float64)
     products = plain @ other
-    return np.asarray(products if metric == "inner_product" else 2.0 * products - np.einsum("nd,nd->n", plain, plain))
+    return np.asarray(products if metric == "ip" else 2.0 * products - np.einsum("nd,nd->n", plain, plain))
 
 
 def _best(members: NDArray[np.int64], scores: NDArray[np.float64], wanted: int) -> NDArray[np.int64]:

@@ -1,10 +1,9 @@
-"""Numbers that only a key names: labelled keys, ChaCha20 keystreams, uniform and normal numbers, balls, rotations.
+"""Numbers that only a key names: ChaCha20 keystreams, uniform and normal numbers, points in a ball, rotations.
 
 A stream is a function of a key and a nonce, computed in float64 from integers: the same on every machine up to the
-last bits of log, sin and cos. Keys are derived by HKDF-SHA256 with length-prefixed labels, so that no two labels, and
-no two lists of parts, can be read as each other.
+last bits of log, sin and cos.
 
-Source: RFC 5869 (HKDF); RFC 8439 (ChaCha20); Box and Muller 1958; Mezzadri, arXiv math-ph/0609050 (Haar rotations).
+Source: RFC 8439 (ChaCha20); Box and Muller 1958; Mezzadri, arXiv math-ph/0609050 (Haar rotations).
 """
 
 from __future__ import annotations
@@ -14,45 +13,28 @@ from collections.abc import Sequence
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
-from holdfast.errors import InvalidInput
+from holdfast.privacy.keys import SecretKey, length_prefixed
 
-KEY_SIZE = 32
 NONCE_SIZE = 16
 SLICE_SIZE = 256  # rows; a slice of normal numbers stays in the second-level cache
-DOMAIN = b"holdfast/v1"
 
 
-def length_prefixed(*parts: bytes) -> bytes:
-    """Return `parts` joined so that they can be told apart again: 4 bytes of length, big-endian, before each."""
-    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
-
-
-def derive_key(root: bytes, *labels: str, salt: bytes = b"") -> bytes:
-    """Return the 32-byte key that `labels` name under `root`."""
-    if len(root) != KEY_SIZE:
-        raise InvalidInput(f"a root key must have {KEY_SIZE} bytes, not {len(root)}", param="root")
-    return HKDF(SHA256(), KEY_SIZE, salt, DOMAIN + length_prefixed(*(label.encode() for label in labels))).derive(root)
-
-
-def prf(key: bytes, *parts: bytes) -> bytes:
+def prf(key: SecretKey, *parts: bytes) -> bytes:
     """Return the 32 bytes of HMAC-SHA256 of `parts`, length-prefixed."""
-    return hmac.digest(key, length_prefixed(*parts), "sha256")
+    return hmac.digest(key.reveal(), length_prefixed(*parts), "sha256")
 
 
-def uniforms(key: bytes, nonces: Sequence[bytes], count: int) -> NDArray[np.float64]:
+def uniforms(key: SecretKey, nonces: Sequence[bytes], count: int) -> NDArray[np.float64]:
     """Return (len(nonces), count) float64 in [0, 1), 53 bits each; row i is the stream of `nonces[i]`.
 
     Args:
-        key: 32 bytes.
         nonces: 16 bytes each, of which the first four, ChaCha20's block counter, are taken as zero.
 
     Cost: about 3 us a row of 512.
     """
-    encryptor = Cipher(algorithms.ChaCha20(key, bytes(NONCE_SIZE)), mode=None).encryptor()
+    encryptor = Cipher(algorithms.ChaCha20(key.reveal(), bytes(NONCE_SIZE)), mode=None).encryptor()
     buffer = np.empty((len(nonces), 8 * count), dtype=np.uint8)
     zeros = bytes(8 * count)
     for row, nonce in zip(buffer, nonces, strict=True):
@@ -70,13 +52,13 @@ def to_normals(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
 
 
-def normals(key: bytes, nonces: Sequence[bytes], count: int) -> NDArray[np.float64]:
+def normals(key: SecretKey, nonces: Sequence[bytes], count: int) -> NDArray[np.float64]:
     """Return (len(nonces), count) independent standard normal numbers; row i is the stream of `nonces[i]`."""
     return to_normals(uniforms(key, nonces, count + count % 2))[:, :count]
 
 
 def ball_and_normals(
-    key: bytes, nonces: Sequence[bytes], dim: int, radius: float, num_normals: int = 0
+    key: SecretKey, nonces: Sequence[bytes], dim: int, radius: float, num_normals: int = 0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return, for each nonce, a point uniform in the ball of `radius`, and normal numbers beside it.
 
@@ -99,7 +81,7 @@ def ball_and_normals(
     return points, beside
 
 
-def haar_rotation(key: bytes, nonce: bytes, dim: int) -> NDArray[np.float64]:
+def haar_rotation(key: SecretKey, nonce: bytes, dim: int) -> NDArray[np.float64]:
     """Return a (dim, dim) orthogonal matrix, uniform over all of them."""
     gaussian = normals(key, [nonce], dim * dim).reshape(dim, dim)
     orthogonal, triangular = np.linalg.qr(gaussian)

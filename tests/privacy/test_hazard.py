@@ -15,9 +15,10 @@ from holdfast.privacy.hazard import (
     unsafe_caprise_encrypt_rows,
     unsafe_sap_encrypt,
 )
+from holdfast.privacy.keys import SecretKey
 from holdfast.privacy.leakage_view import Floats, unit
 
-ROOT = bytes(range(32))
+ROOT = SecretKey(bytes(range(32)))
 NONCES = [number.to_bytes(16, "big") for number in range(400)]
 
 
@@ -60,7 +61,8 @@ def test_a_caprise_row_is_nearly_its_vector(vectors: Floats) -> None:
 def test_aspe_ranks_as_the_distances_do(vectors: Floats, rng: np.random.Generator) -> None:
     key = make_unsafe_aspe_key(ROOT, 48)
     rows = vectors * rng.uniform(0.5, 1.5, (400, 1)).astype(np.float32)
-    scores = unsafe_aspe_encrypt_queries(key, vectors[:9], rng.uniform(0.5, 2, 9)) @ unsafe_aspe_encrypt_rows(key, rows).T
+    queries = unsafe_aspe_encrypt_queries(key, vectors[:9], rng.uniform(0.5, 2, 9))
+    scores = queries @ unsafe_aspe_encrypt_rows(key, rows).T
     assert np.array_equal(np.argsort(-scores, axis=1)[:, :20], np.argsort(distances(vectors[:9], rows), axis=1)[:, :20])
 
 
@@ -72,5 +74,5 @@ def test_aspe_falls_to_as_many_pairs_as_it_has_dimensions(vectors: Floats) -> No
 
 
 def test_keys_do_not_print() -> None:
-    assert "31" not in repr(UnsafeScalingKey(b"\x1f" * 32, 3.0, 0.2))
+    assert "31" not in repr(UnsafeScalingKey(SecretKey(b"\x1f" * 32), 3.0, 0.2))
     assert "[" not in repr(make_unsafe_aspe_key(ROOT, 3))

@@ -13,6 +13,7 @@ from scipy import stats
 
 from holdfast.errors import Conflict, InvalidInput
 from holdfast.privacy.distance import PlainVector
+from holdfast.privacy.keys import SecretKey
 from holdfast.privacy.leakage_view import auc, unit
 from holdfast.privacy.noise import (
     Account,
@@ -29,7 +30,7 @@ from holdfast.privacy.noise import (
     zcdp_epsilon,
 )
 
-KEY = bytes(range(32))
+KEY = SecretKey(bytes(range(32)))
 DIM = 384
 CASES = json.loads((Path(__file__).parent / "vectors" / "accounting.json").read_text())["cases"]
 ANN = Account("ann", "vs_1", "s3://bucket")
@@ -121,7 +122,7 @@ def test_draws_for_each_cell_are_as_many_releases() -> None:
 
 
 def test_texts_that_count_as_the_same() -> None:
-    assert normalised("  Straße \n ﬁve ") == "strasse five".encode()
+    assert normalised("  Straße \n ﬁve ") == b"strasse five"
     assert normalised("a b") != normalised("ab")
 
 
@@ -169,8 +170,7 @@ def test_a_ledger_is_exact_under_threads() -> None:
     answers: list[str] = []
 
     def ask(name: int) -> None:
-        for number in range(50):
-            answers.append(ledger.charge(ANN, b"%d %d" % (name, number), 0.1))
+        answers.extend(ledger.charge(ANN, b"%d %d" % (name, number), 0.1) for number in range(50))
 
     threads = [threading.Thread(target=ask, args=(name,)) for name in range(8)]
     for thread in threads:

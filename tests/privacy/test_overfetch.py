@@ -7,16 +7,17 @@ import pytest
 
 from holdfast.errors import InvalidInput
 from holdfast.privacy.distance import Asym, AsymEncoding, CipherVector, PlainVector, centre_of
+from holdfast.privacy.keys import SecretKey
 from holdfast.privacy.leakage_view import Floats, unit
-from holdfast.privacy.overfetch import quota, rank_rows, recall_curve, row_deviation, smallest_overfetch
+from holdfast.privacy.overfetch import quota, rank_encoded, recall_curve, row_deviation, smallest_overfetch
 
-ROOT = bytes(range(32))
+ROOT = SecretKey(bytes(range(32)))
 
 
 def test_each_cell_gives_its_share_and_ties_go_to_the_lower_row() -> None:
     rows = CipherVector(np.array([0, 1, 0, 1, 0], np.int32), np.array([[1.0], [5], [1], [5], [9]], np.float32))
     query = CipherVector(np.arange(2, dtype=np.int32), np.ones((2, 1), np.float32))
-    assert rank_rows("inner_product", rows, query, 3).tolist() == [4, 0, 1, 3]
+    assert rank_encoded("ip", rows, query, 3).tolist() == [4, 0, 1, 3]
     assert quota(128, 16) == 8
     assert quota(129, 16) == 9
 
@@ -24,9 +25,9 @@ def test_each_cell_gives_its_share_and_ties_go_to_the_lower_row() -> None:
 def test_metrics_rank_by_what_they_say() -> None:
     query = CipherVector(np.zeros(1, np.int32), np.array([[0b1111]], np.uint8))
     codes = CipherVector(np.zeros(3, np.int32), np.array([[0], [0b0111], [0b1111]], np.uint8))
-    assert rank_rows("hamming", codes, query, 3).tolist() == [2, 1, 0]
+    assert rank_encoded("hamming", codes, query, 3).tolist() == [2, 1, 0]
     points = CipherVector(np.zeros(3, np.int32), np.array([[4.0], [1.5], [-1]], np.float32))
-    assert rank_rows("l2", points, CipherVector(query.cells, np.array([[1.0]], np.float32)), 2).tolist() == [1, 2]
+    assert rank_encoded("l2", points, CipherVector(query.cells, np.array([[1.0]], np.float32)), 2).tolist() == [1, 2]
 
 
 def test_the_curve_foretells_what_is_found(rng: np.random.Generator) -> None:
@@ -44,7 +45,7 @@ def test_the_curve_foretells_what_is_found(rng: np.random.Generator) -> None:
     truth = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
     encoded = [encoding.encode_query(PlainVector(query[None])) for query in queries]
     for number, foretold in zip(numbers, curve, strict=True):
-        found = [rank_rows(encoding.metric, rows, query, number) for query in encoded]
+        found = [rank_encoded(encoding.metric, rows, query, number) for query in encoded]
         measured = np.mean([len(np.intersect1d(each, wanted)) for each, wanted in zip(found, truth, strict=True)]) / 10
         assert foretold == pytest.approx(measured, abs=0.05)
     assert curve == sorted(curve)
