@@ -57,18 +57,21 @@ def transcript_overlap(view: View, corpus: Corpus, num_queries: int) -> dict[str
     return overlaps
 
 
-def linkability(view: View, corpus: Corpus) -> tuple[float, float]:
+def linkability(view: View, corpus: Corpus) -> tuple[float, float | None]:
     """R6: how well a question asked twice, and one asked in other words, is told from two questions. Chance is 0.5.
 
     By the angle of the encodings, the correlation of the scores, and the shared best rows; the best of the three.
     """
-    if view.scores is None or view.queries is None:
+    if view.queries is None:
         return 0.5, 0.5
-    count = min(NUM_LINKED, len(corpus.queries), len(corpus.paraphrases))
-    again = encode_queries(view.mode, corpus.queries[:count])
+    count = min(NUM_LINKED, len(corpus.queries))
+    repeated = encode_queries(view.mode, corpus.queries[:count])
+    linked = _linked(_evidence(view, view.queries[:count]), _evidence(view, repeated))
+    count = min(count, len(corpus.paraphrases))
+    if count < 2:
+        return linked, None
     paraphrased = encode_queries(view.mode, corpus.paraphrases[:count], name="paraphrase")
-    first = _evidence(view, view.queries[:count])
-    return _linked(first, _evidence(view, again)), _linked(first, _evidence(view, paraphrased))
+    return linked, _linked(_evidence(view, view.queries[:count]), _evidence(view, paraphrased))
 
 
 def _linked(first: list[Floats], second: list[Floats]) -> float:

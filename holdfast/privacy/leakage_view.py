@@ -197,13 +197,13 @@ def sealed_mode(key: SecretKey) -> Mode:
     return Mode("sealed", encode_rows, None, None, num_candidates=K)
 
 
-def look(mode: Mode, corpus: Corpus, queries: Floats | None = None) -> View:
+def look(mode: Mode, corpus: Corpus) -> View:
     """Return what the store sees when `corpus` is kept, and its queries are asked, in `mode`."""
     rows = mode.encode_rows(corpus.ids, [1] * len(corpus.ids), PlainVector(corpus.vectors))
     numbers = to_numbers(rows, mode.metric)
     if mode.encode_query is None:
         return View(mode, rows.cells, numbers, None, None)
-    asked = encode_queries(mode, corpus.queries if queries is None else queries)
+    asked = encode_queries(mode, corpus.queries)
     scores = np.empty((len(asked), len(numbers)), dtype=np.float32)
     for cell in range(asked.shape[1]):
         members = np.flatnonzero(rows.cells == cell)
