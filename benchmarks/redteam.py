@@ -129,7 +129,9 @@ def rotation_mode(corpus: Corpus) -> Mode:
 
 TABLES = {
     "copy": "recall_at_10 num_candidates r3_axes r4_neighbours r4_duplicates_auc r11_residue r12_varying",
-    "known_texts": "r1_words_auc r1_words_precision r2_cosine r2_reidentified r7_label_f1 r8_member_auc r8_member_found",
+    "known_texts": (
+        "r1_words_auc r1_words_precision r2_cosine r2_reidentified r7_label_f1 r8_member_auc r8_member_found"
+    ),
     "watched_queries": "r5_transcript r5_attack r6_repeated_auc r6_paraphrased_auc r9_guess_auc r10_chosen_cosine",
 }
 
@@ -205,7 +207,8 @@ def _targets(leaks: dict[str, Leak]) -> list[Target]:
                 Target(f"{name}_copy", f"{name}: neighbours in a copy", copied, 0.04, 0.015, "lower"),
                 Target(f"{name}_pairs", f"{name}: re-identified by 200 pairs", known, 0.03, 0.01, "lower"),
             ]
-    copied, watched, chosen = leaks["caprise"].r4_neighbours, leaks["asym"].r5_transcript, leaks["asym"].r10_chosen_cosine
+    copied, watched = leaks["caprise"].r4_neighbours, leaks["asym"].r5_transcript
+    chosen = leaks["asym"].r10_chosen_cosine
     targets += [
         Target("caprise_copy", "seen to leak: caprise, neighbours in a copy", copied, 0.9, 0.95),
         Target("asym_watched", "seen to leak: asym, neighbours after watching queries", watched, 0.4, 0.5),

@@ -118,8 +118,14 @@ def _similarity(left: Floats, right: Floats) -> Floats:
 
 
 def _principal(centred: Floats) -> tuple[Floats, Floats]:
-    """Return (width, r) axes and (r,) variances, the largest first."""
-    values, vectors = np.linalg.eigh(centred.T.astype(np.float64) @ centred / len(centred))
+    """Return (width, r) axes and (r,) variances, the largest first; r is the smaller of rows and width."""
+    num_rows, width = centred.shape
+    plain = centred.astype(np.float64)
+    if num_rows < width:
+        values, left = np.linalg.eigh(plain @ plain.T / num_rows)
+        vectors = plain.T @ left / np.sqrt(num_rows * np.maximum(values, 1e-12))
+    else:
+        values, vectors = np.linalg.eigh(plain.T @ plain / num_rows)
     return np.asarray(vectors[:, ::-1], np.float32), np.asarray(np.maximum(values[::-1], 0), np.float32)
 
 
