@@ -9,17 +9,12 @@ more rows than are wanted, and the caller opens and reorders them. So noise cost
     codes    signs of secret projections, a key a cell; ranks by Hamming distance
     caprise  as published; next to no protection, for comparison only
 
-A row's cell, noise and padding are functions of (id, version, epoch): writing it again gives the same bytes, so that
-nothing can be averaged away. Products are computed on a fixed-point grid, exactly, so that the bytes depend neither
-on the batch nor on the number of threads.
-
 Source: `hazard.py` for sap and caprise; ASPE (Wong et al., SIGMOD 2009) is what asym hardens; codes are SimHash
 (Charikar 2002) with a key.
 """
 
 from __future__ import annotations
 
-import hmac
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -30,19 +25,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.errors import InvalidInput, ShapeError
+from holdfast.privacy.cells import Assignment, by_cell, on_grid
 from holdfast.privacy.hazard import (
     UnsafeScalingKey,
     unsafe_caprise_encrypt_queries,
     unsafe_caprise_encrypt_rows,
     unsafe_sap_encrypt,
 )
-from holdfast.privacy.keys import KEY_SIZE, SecretKey, length_prefixed
+from holdfast.privacy.keys import KEY_SIZE, SecretKey
 from holdfast.privacy.streams import (
     NONCE_SIZE,
     ball_and_normals,
     haar_rotation,
     normals,
-    prf,
     uniforms,
 )
 
@@ -51,7 +46,6 @@ Metric = Literal["ip", "l2", "hamming"]
 RandomBytes = Callable[[int], bytes]
 
 MIN_CENTRE_ROWS = 1000
-GRID = 2.0**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +147,7 @@ class AsymEncoding:
         self._dim = len(centre)
         self._num_pads = parameters.num_pads(self._dim)
         self._centre = centre
-        self._assign = _Assignment(root, epoch, parameters.num_cells)
+        self._assign = Assignment(root, epoch, parameters.num_cells)
         self._noise_key = root.derive("noise")
         self._random = random
         width = self._dim + self._num_pads
@@ -171,9 +165,9 @@ class AsymEncoding:
         points += values
         points -= self._centre
         pads *= self.parameters.row_padding(self._dim)
-        extended = _on_grid(np.concatenate([points, pads], axis=1))
+        extended = on_grid(np.concatenate([points, pads], axis=1))
         cells = self._assign.cells(ids)
-        return CipherVector(cells, _by_cell(extended, cells, self._row_matrices))
+        return CipherVector(cells, by_cell(extended, cells, self._row_matrices))
 
     def encode_query(self, query: PlainVector) -> CipherVector:
         """Return (num_cells, dim + padding) float32; other bytes each time."""
@@ -192,7 +186,7 @@ class AsymEncoding:
         spread = uniforms(key, [bytes(15) + b"\x03"], width)[0] - 0.5
         stretch = np.exp(spread * math.log(self.parameters.condition_number))
         matrix, inverse = (left * stretch) @ right.T, (right / stretch) @ left.T
-        return _on_grid(matrix), inverse.astype(np.float32)
+        return on_grid(matrix), inverse.astype(np.float32)
 
 
 class SapEncoding:
@@ -218,8 +212,8 @@ class SapEncoding:
     ) -> None:
         root = root.derive("sap")
         self._key = UnsafeScalingKey(root.derive("noise"), scaling_factor, approximation_factor)
-        self._assign = _Assignment(root, epoch, 1)
-        self._rotation = _on_grid(haar_rotation(root.derive("rotation"), bytes(NONCE_SIZE), len(centre)))
+        self._assign = Assignment(root, epoch, 1)
+        self._rotation = on_grid(haar_rotation(root.derive("rotation"), bytes(NONCE_SIZE), len(centre)))
         self._centre = centre
         self._random = random
 
@@ -236,7 +230,7 @@ class SapEncoding:
         return CipherVector(np.zeros(1, np.int32), encoded)
 
     def _rotate(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return _on_grid(values - self._centre) @ self._rotation
+        return on_grid(values - self._centre) @ self._rotation
 
 
 class CodesEncoding:
@@ -265,23 +259,23 @@ class CodesEncoding:
         self.num_cells = num_cells
         self.num_bits = 4 * dim if num_bits is None else num_bits
         self._centre = centre
-        self._assign = _Assignment(root, epoch, num_cells)
+        self._assign = Assignment(root, epoch, num_cells)
         keys = [root.derive("projection", str(cell)) for cell in range(num_cells)]
         drawn = [normals(key, [bytes(NONCE_SIZE)], dim * self.num_bits).reshape(dim, self.num_bits) for key in keys]
         # Columns of length 1 keep the sums within the grid's limit; a column's length does not change a sign.
-        self._projections = [_on_grid(each / np.linalg.norm(each, axis=0)) for each in drawn]
+        self._projections = [on_grid(each / np.linalg.norm(each, axis=0)) for each in drawn]
 
     def encode_rows(self, ids: Sequence[bytes], versions: Sequence[int], vectors: PlainVector) -> CipherVector:
         """Return (N, num_bits / 8) uint8, least significant bit first. Nothing here depends on the version."""
-        centred = _on_grid(_checked_rows(ids, versions, vectors, len(self._centre)) - self._centre)
+        centred = on_grid(_checked_rows(ids, versions, vectors, len(self._centre)) - self._centre)
         cells = self._assign.cells(ids)
-        return CipherVector(cells, _pack(_by_cell(centred, cells, self._projections)))
+        return CipherVector(cells, _pack(by_cell(centred, cells, self._projections)))
 
     def encode_query(self, query: PlainVector) -> CipherVector:
         """Return (num_cells, num_bits / 8) uint8."""
         values = _for_each_cell(_checked(query, len(self._centre)), self.num_cells)
         cells = np.arange(self.num_cells, dtype=np.int32)
-        return CipherVector(cells, _pack(_by_cell(_on_grid(values - self._centre), cells, self._projections)))
+        return CipherVector(cells, _pack(by_cell(on_grid(values - self._centre), cells, self._projections)))
 
 
 class CapriseEncoding:
@@ -317,30 +311,6 @@ class CapriseEncoding:
         return CipherVector(np.zeros(1, np.int32), values)
 
 
-class _Assignment:
-    """Which cell a row falls into, and the nonce of its noise."""
-
-    def __init__(self, root: SecretKey, epoch: int, num_cells: int) -> None:
-        self._key = root.derive("cell")
-        self._epoch = epoch.to_bytes(4, "big")
-        self._num_cells = num_cells
-
-    def cells(self, ids: Sequence[bytes]) -> NDArray[np.int32]:
-        """Return (N,) random cells, fixed by the id; never a cluster of similar rows."""
-        if self._num_cells == 1:
-            return np.zeros(len(ids), np.int32)
-        joined = b"".join(prf(self._key, each)[:8] for each in ids)
-        return (np.frombuffer(joined, "<u8") % np.uint64(self._num_cells)).astype(np.int32)
-
-    def nonces(self, key: SecretKey, ids: Sequence[bytes], versions: Sequence[int]) -> list[bytes]:
-        """Return 16 bytes for each (id, version, epoch)."""
-        numbers = (version.to_bytes(8, "big") for version in versions)
-        return [
-            hmac.digest(key.reveal(), length_prefixed(each, number, self._epoch), "sha256")[:NONCE_SIZE]
-            for each, number in zip(ids, numbers, strict=True)
-        ]
-
-
 def _checked(vectors: PlainVector, dim: int) -> NDArray[np.float64]:
     values = np.asarray(vectors.values, dtype=np.float64)
     if values.ndim != 2 or values.shape[1] != dim:
@@ -363,22 +333,6 @@ def _for_each_cell(values: NDArray[np.float64], num_cells: int) -> NDArray[np.fl
     if len(values) not in (1, num_cells):
         raise ShapeError(f"a query has 1 row or one for each of {num_cells} cells, not {len(values)}", param="query")
     return np.broadcast_to(values, (num_cells, values.shape[1]))
-
-
-def _on_grid(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the nearest multiples of 2^-24."""
-    return np.rint(numbers * GRID) / GRID
-
-
-def _by_cell(
-    values: NDArray[np.float64], cells: NDArray[np.int32], matrices: Sequence[NDArray[np.float64]]
-) -> NDArray[np.float32]:
-    """Multiply each row with its cell's matrix: exact, hence the same bits in whichever order it is summed."""
-    products = np.empty((len(values), matrices[0].shape[1]), dtype=np.float32)
-    for cell in np.unique(cells):
-        rows = np.flatnonzero(cells == cell)
-        products[rows] = values[rows] @ matrices[cell]
-    return products
 
 
 def _pack(products: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -1,7 +1,7 @@
 """The red team on real vectors: every number is held in both directions.
 
-A mode that leaks more than it did is a regression; one that leaks less is a broken attack, or a claim nobody should make.
-What `asym` fails at (a store that watches, chosen questions, chosen texts) is asserted as a failure.
+A mode that leaks more than it did is a regression; one that leaks less is a broken attack, or a claim that nobody
+should make. What `asym` fails at (a store that watches, chosen questions, chosen texts) is asserted as a failure.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ BANDS = {
         "recall_at_10": (0.995, 1.0), "r1_words_auc": (0.47, 0.53), "r2_cosine": (-0.05, 0.05),
         "r2_reidentified": (0.0, 0.006), "r3_axes": (0.0, 0.05), "r4_neighbours": (0.001, 0.009),
         "r4_duplicates_auc": (0.4, 0.6), "r5_transcript": (0.08, 0.25), "r6_repeated_auc": (0.5, 0.5),
-        "r8_member_auc": (0.45, 0.57), "r9_guess_auc": (0.5, 0.5), "r10_chosen_cosine": (0.0, 0.0), "r11_residue": (0, 0),
+        "r8_member_auc": (0.45, 0.57), "r9_guess_auc": (0.5, 0.5), "r10_chosen_cosine": (0.0, 0.0),
+        "r11_residue": (0, 0),
     },
     "asym": {
         "recall_at_10": (0.985, 1.0), "r1_words_auc": (0.52, 0.6), "r2_cosine": (0.06, 0.18),
@@ -44,13 +45,14 @@ BANDS = {
         "r12_varying": (0.0, 0.0),
     },
     "sap": {
-        "recall_at_10": (0.985, 1.0), "r2_reidentified": (0.99, 1.0), "r3_axes": (0.6, 0.9), "r4_neighbours": (0.64, 0.74),
-        "r4_duplicates_auc": (0.99, 1.0), "r10_chosen_cosine": (0.7, 0.85), "r11_residue": (0, 0),
-        "r12_varying": (0.0, 0.0),
+        "recall_at_10": (0.985, 1.0), "r2_reidentified": (0.99, 1.0), "r3_axes": (0.6, 0.9),
+        "r4_neighbours": (0.64, 0.74), "r4_duplicates_auc": (0.99, 1.0), "r10_chosen_cosine": (0.7, 0.85),
+        "r11_residue": (0, 0), "r12_varying": (0.0, 0.0),
     },
     "caprise": {
-        "recall_at_10": (0.999, 1.0), "r1_words_auc": (0.77, 0.85), "r2_cosine": (0.99, 1.0), "r2_reidentified": (1.0, 1.0),
-        "r4_neighbours": (0.93, 0.97), "r8_member_auc": (0.99, 1.0), "r12_varying": (0.06, 0.09),
+        "recall_at_10": (0.999, 1.0), "r1_words_auc": (0.77, 0.85), "r2_cosine": (0.99, 1.0),
+        "r2_reidentified": (1.0, 1.0), "r4_neighbours": (0.93, 0.97), "r8_member_auc": (0.99, 1.0),
+        "r12_varying": (0.06, 0.09),
     },
     "plain": {
         "recall_at_10": (1.0, 1.0), "r1_words_auc": (0.77, 0.85), "r2_reidentified": (1.0, 1.0),
