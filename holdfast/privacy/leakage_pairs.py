@@ -119,7 +119,7 @@ def membership(view: View, corpus: Corpus) -> tuple[float, float]:
     return max(each[0] for each in found), max(each[1] for each in found)
 
 
-def chosen_queries(view: View, corpus: Corpus, num_queries: int = 600, num_cells: int = 2) -> float:
+def chosen_queries(view: View, corpus: Corpus, num_queries: int = 1000, num_cells: int = 2) -> float:
     """R10: mean cosine, about the mean, of rows reconstructed by one who may ask and watches the store; chance 0.
 
     With a few more questions than dimensions the map of a cell is known up to a factor, and every row up to its noise:
@@ -150,7 +150,8 @@ def varying_share(view: View, corpus: Corpus) -> float | None:
     vectors = PlainVector(np.repeat(corpus.vectors[:1], NUM_REPEATS, axis=0))
     writings = view.mode.encode_rows(corpus.ids[:1] * NUM_REPEATS, [1] * NUM_REPEATS, vectors)
     written = to_numbers(writings, view.mode.metric)
-    return float(np.linalg.norm(written - written.mean(axis=0), axis=1).mean() / np.linalg.norm(written.mean(axis=0)))
+    changes = np.linalg.norm(written[1:] - written[:-1], axis=1) / np.sqrt(2)
+    return float(changes.mean() / np.linalg.norm(written.mean(axis=0)))
 
 
 def _queries_to_rows(mode: Mode, asked: Floats, encoded: Floats) -> Map:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.privacy.leakage_linear import fit_linear
-from holdfast.privacy.leakage_view import Floats, unit
+from holdfast.privacy.leakage_view import Floats, top, unit
 
 NUM_WORDS = 1500
 MIN_TEXTS = 4
@@ -48,7 +48,7 @@ class WordModel:
         sums = np.where(present, ranks, 0).sum(axis=0)[usable]
         positives = positives[usable]
         areas = (sums - positives * (positives - 1) / 2) / (positives * (len(present) - positives))
-        best = np.argpartition(-likely, 10, axis=1)[:, :10]
+        best = top(likely, min(10, likely.shape[1]))
         return float(areas.mean()), float(np.take_along_axis(present, best, axis=1).mean())
 
 
