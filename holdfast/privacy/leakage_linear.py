@@ -55,19 +55,19 @@ def fit_permutation(inputs: Floats, targets: Floats) -> Map:
 
 
 def fit_scaled_queries(queries: Floats, encoded: Floats) -> NDArray[np.float64]:
-    """Return the (dim, width) matrix A of encoded queries e = r (A^T q + a little), r > 0 unknown for each query.
+    """Return the (dim, width) matrix A of encoded queries e = r (A^T q + b + a little), r > 0 unknown for each query.
 
-    Alternates between the matrix and the factors, both of which are least squares; it ends in A up to one factor.
+    Alternates between matrix and offset, and the factors, both of which are least squares; it ends in A up to a factor.
     """
-    plain, seen = queries.astype(np.float64), encoded.astype(np.float64)
-    scales = np.ones(len(plain))
+    plain = np.concatenate([queries, np.ones((len(queries), 1))], axis=1, dtype=np.float64)
+    seen = encoded.astype(np.float64)
     solver = np.linalg.pinv(plain)
     matrix = solver @ seen
     for _ in range(30):
         predicted = plain @ matrix
         scales = np.einsum("nd,nd->n", predicted, seen) / np.einsum("nd,nd->n", predicted, predicted)
-        matrix = solver @ (seen / scales[:, None])
-    return np.asarray(matrix)
+        matrix = solver @ (seen / np.clip(scales / np.median(scales), 0.1, 10.0)[:, None])
+    return np.asarray(matrix[:-1])
 
 
 def _solver(inputs: Floats, targets: Floats) -> Callable[[float], tuple[Floats, Floats]]:
