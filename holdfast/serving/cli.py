@@ -229,6 +229,40 @@ def evaluate(
     evaluate_folder(settings, folder, language=language, split=split, cache=cache, as_json=as_json)
 
 
+@app.command("redteam")
+@with_settings("embedding_model", "device")
+def red_team(
+    settings: Settings,
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Corpus and queries, as for `eval`.")],
+    mode: Annotated[
+        list[str] | None, typer.Option(help="A mode to attack; may be given again. Else `sealed`, `asym`, `plain`.")
+    ] = None,
+    language: Annotated[str, typer.Option(help="Which `corpus.LANGUAGE.jsonl`, where there are several.")] = "en",
+    split: Annotated[str | None, typer.Option(help="Which queries; test, dev, val, train in turn when unset.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="File that keeps vectors, so that a stopped run resumes.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Attack your own texts as a store would that keeps them, and print what it learns in each mode.
+
+    Examples:
+
+        holdfast redteam data/scifact --cache vectors.bin
+
+        holdfast redteam data/scifact --mode asym --mode codes --json
+    """
+    from holdfast.serving.cli_redteam import attack_folder
+
+    attack_folder(
+        settings,
+        folder,
+        modes=mode or ["sealed", "asym", "plain"],
+        language=language,
+        split=split,
+        cache=cache,
+        as_json=as_json,
+    )
+
+
 @app.command()
 @with_settings("embedding_model", "device", *ANSWERING)
 def models(settings: Settings, as_json: AsJson = False) -> None:
