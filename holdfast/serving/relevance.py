@@ -1,8 +1,8 @@
 """Which of the passages found may answer a question.
 
-A score alone is a weak witness near the threshold: embeddings of unrelated texts come that close, and those of names and
-numbers stay below. So a passage in the band above the threshold must also hold half of the question's content words,
-itself or in its heading, and in the band below it every one of two or more.
+A score alone is a weak witness near the threshold: embeddings of unrelated texts come that close, and those of names
+and numbers stay below. So a passage in the band above the threshold must also hold half of the question's content
+words, itself or in its heading, and in the band below it every one of two or more.
 `benchmarks/answers.py` measures how often this declines a question that the files answer, and the other way round.
 """
 
