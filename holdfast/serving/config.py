@@ -52,7 +52,10 @@ class Settings(BaseSettings):
     device: str | None = Field(None, description="Torch device for models; chosen automatically when unset.")
     num_passages: int = Field(8, ge=1, le=50, description="Passages retrieved for an answer.")
     relevance_threshold: float = Field(
-        0.3, ge=0.0, le=1.0, description="Below this score the answer is that the files do not say."
+        0.3,
+        ge=0.0,
+        le=1.0,
+        description="Below this score (0.15 less, where a passage holds all words of the question) the files do not say.",
     )
     max_file_bytes: int = Field(512 * 2**20, gt=0, description="Largest upload.")
     max_body_bytes: int = Field(16 * 2**20, gt=0, description="Largest JSON request.")

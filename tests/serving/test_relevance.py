@@ -20,7 +20,10 @@ QUESTION = "When was the Alder Bridge opened?"
         ("The bridge opened.", None, 0.3, True),
         ("The bridge is grey.", None, 0.3, False),
         ("It opened in 1932.", "Alder Bridge", 0.3, True),
-        ("The Alder Bridge opened.", None, 0.29, False),
+        ("The Alder Bridge opened.", None, 0.29, True),
+        ("It opened in 1932.", "Alder Bridge", 0.3 - SURE_MARGIN, True),
+        ("The Alder Bridge is grey.", None, 0.29, False),
+        ("The Alder Bridge opened.", None, 0.14, False),
     ],
 )
 def test_score_and_words_decide(text: str, heading: str | None, score: float, is_relevant: bool) -> None:
@@ -31,11 +34,13 @@ def test_score_and_words_decide(text: str, heading: str | None, score: float, is
 def test_a_question_without_content_words_goes_by_the_score() -> None:
     source = make_source("Anything.", score=0.31)
     assert relevant_sources([source], "Why?", 0.3) == [source]
+    below = make_source("Anything.", score=0.29)
+    assert relevant_sources([below], "Why?", 0.3) == relevant_sources([below], "Anything?", 0.3) == []
 
 
 @given(st.lists(st.floats(0, 1), max_size=8), st.floats(0, 1))
-def test_order_is_kept_and_nothing_below_the_threshold_passes(scores: list[float], threshold: float) -> None:
+def test_order_is_kept_and_nothing_far_below_the_threshold_passes(scores: list[float], threshold: float) -> None:
     sources = [make_source("The bridge opened.", score=score, name=str(row)) for row, score in enumerate(scores)]
     kept = relevant_sources(sources, QUESTION, threshold)
     assert kept == [source for source in sources if source in kept]
-    assert all(source.score >= threshold for source in kept)
+    assert all(source.score >= threshold - SURE_MARGIN for source in kept)
