@@ -55,7 +55,7 @@ class Settings(BaseSettings):
         0.3,
         ge=0.0,
         le=1.0,
-        description="Below this score (0.15 less, where a passage holds all words of the question) the files do not say.",
+        description="Below this score (0.15 less where a passage has all words of the question) the files do not say.",
     )
     max_file_bytes: int = Field(512 * 2**20, gt=0, description="Largest upload.")
     max_body_bytes: int = Field(16 * 2**20, gt=0, description="Largest JSON request.")
