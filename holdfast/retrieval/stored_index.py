@@ -172,6 +172,22 @@ class StoredIndex:
             self._forget_segment()
             self._index = None
 
+    def describe(self) -> str | None:
+        """Say in one line how passages are encoded and what was measured of it; None while nothing is known.
+
+        An index that is not in use yet is not loaded for it: then its saved segment is asked.
+        """
+        index = self._index
+        if index is None:
+            name = store.find_segment(self._connections.read(), self._collection)
+            if name is None:
+                return None
+            try:
+                index = BinaryIndex.load(self._folder / name)
+            except (OSError, NotFound, IntegrityError):
+                return None
+        return index.describe() if len(index) else None
+
     def delete_files(self) -> None:
         """Remove the collection's segment files, inside `committing`, once the collection is deleted."""
         self._unlink_all_but(None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -405,3 +407,42 @@ def test_an_index_of_parts_equals_the_whole(rng: np.random.Generator) -> None:
     with pytest.raises(ShapeError, match="of 48, not of 40"):
         parts.absorb(BinaryIndex(DIM))
     assert len(parts) == 300
+
+
+MEASURE_MEMORY = """
+import sys
+from pathlib import Path
+import numpy as np
+from holdfast.retrieval.index import BinaryIndex
+
+small, large = map(Path, sys.argv[1:])
+
+def anonymous_bytes():
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+queries = np.eye(4, 384, dtype=np.float32)
+BinaryIndex.load(small).search(queries, 10, num_threads=2)  # compiles, and starts the threads
+before = anonymous_bytes()
+index = BinaryIndex.load(large)
+index.search(queries, 10, num_threads=2)
+index.remove(np.arange(0, 100, dtype=np.uint64))
+index.search(queries, 10, num_threads=2)
+print(len(index), anonymous_bytes() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the process's memory from /proc")
+def test_an_open_index_takes_no_memory_that_is_not_mapped_but_a_byte_a_vector(tmp_path: Path) -> None:
+    vectors = unit_vectors(100_000, 384)
+    for name, count in (("small", 2000), ("large", len(vectors))):
+        make_index(np.arange(count, dtype=np.uint64), vectors[:count]).save(tmp_path / name)
+    printed = subprocess.run(
+        [sys.executable, "-c", MEASURE_MEMORY, str(tmp_path / "small"), str(tmp_path / "large")],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    num_live, added_bytes = map(int, printed.split())
+    assert num_live == 99_900
+    assert added_bytes < 25 * len(vectors)

@@ -251,10 +251,28 @@ def test_a_collection_is_fitted_when_it_has_grown_and_never_on_adding(
         assert codes.calibration.num_vectors == 2500
         kept = codes.search(text_like(rng, 5), 10)
     assert "of the float top 10" in caplog.text
+    said = index.describe()
+    assert said is not None
+    assert said.startswith("2500 vectors, codes of mib:")
+    assert StoredIndex(1, tmp_path, DIM, connections).describe() == said
     assert index.verify() == []
     assert len(list(tmp_path.iterdir())) == 1
     assert ids(StoredIndex(1, tmp_path, DIM, connections)) == ids(index) == expected(connections)
     assert kept.num_scanned == 2500
+
+
+def test_nothing_is_said_of_no_codes(
+    tmp_path: Path, index: StoredIndex, connections: OneConnection, rng: np.random.Generator
+) -> None:
+    assert index.describe() is None
+    add(index, connections, rng, 10)
+    said = index.describe()
+    assert said is not None
+    assert said.endswith("not measured: few vectors")
+    index.save()
+    [path] = tmp_path.iterdir()
+    path.write_bytes(b"damaged")
+    assert StoredIndex(1, tmp_path, DIM, connections).describe() is None
 
 
 def quantiser_id(index: StoredIndex) -> str:
