@@ -70,9 +70,7 @@ class Embedder:
         """Return the number of word-pieces in `text`, special tokens excluded."""
         return len(self.token_offsets(text))
 
-    def encode(
-        self, texts: Sequence[str], *, progress: Callable[[int], None] | None = None
-    ) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str], *, progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
         """Return one unit-norm vector per text.
 
         Args:

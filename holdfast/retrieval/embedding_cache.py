@@ -33,9 +33,7 @@ class EmbeddingCache:
             self._records = np.frombuffer(file.read(), dtype=self._record)
         self._rows = {digest.tobytes(): row for row, digest in enumerate(self._records["digest"])}
 
-    def encode(
-        self, texts: Sequence[str], *, progress: Callable[[int], None] | None = None
-    ) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str], *, progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
         """Return (len(texts), dim) float32 unit-norm vectors; `progress` is told of texts as they are done."""
         digests = [hashlib.sha256(f"{self._embedder.model_id}\0{text}".encode()).digest() for text in texts]
         missing = {digest: text for digest, text in zip(digests, texts, strict=True) if digest not in self._rows}

@@ -33,7 +33,7 @@ def search_exact(
         order = np.lexsort((ids, -scores), axis=1)[:, :k]
         ids = np.take_along_axis(ids, order, axis=1)
         scores = np.take_along_axis(scores, order, axis=1)
-    return SearchResult(ids=ids, scores=scores, num_scanned=num_scanned)
+    return SearchResult(ids, scores, num_scanned, np.full(num_queries, num_scanned))
 
 
 def nearest_rows(

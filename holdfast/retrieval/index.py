@@ -1,12 +1,15 @@
-"""BinaryIndex: exhaustive, deterministic search over 1-bit codes, ordered by int8 rescoring.
+"""BinaryIndex: exhaustive, deterministic search over codes of a few bits, ordered by int8 rescoring.
 
 Scores are exact integers and the order is total (score descending, id ascending), so a result depends neither on
 threads, batch size nor the order in which vectors were added. Neither does a saved file: it holds the rows by id.
+Segments of several quantisers may lie in one index: each gives its own candidates, and the rows, which are the same for
+all, order them.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +18,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.errors import IntegrityError, InvalidInput, ShapeError
+from holdfast.kernels.hadamard import make_rotation
 from holdfast.kernels.packing import num_code_bytes
-from holdfast.kernels.scan import scan_top_k, total_order
+from holdfast.retrieval.calibrate import MAX_SAMPLE, Calibration, choose_quantiser
+from holdfast.retrieval.candidates import Scope, find_candidates
 from holdfast.retrieval.index_file import NewSection, map_file, read_index_file, render_index, write_index_file
-from holdfast.retrieval.quantise import EncodedQueries, Quantiser
-from holdfast.retrieval.rescore import MIN_CANDIDATES, best_candidates, estimate_cosines, num_candidates
-from holdfast.retrieval.segment import Segment, make_segment, merge, merge_small, take, to_sections
+from holdfast.retrieval.quantise import Encoded, Quantiser, check_vectors, load_quantiser
+from holdfast.retrieval.quantise_rotated import HadamardQuantiser
+from holdfast.retrieval.rescore import (
+    MIN_CANDIDATES,
+    Floats,
+    best_candidates,
+    encode_fine,
+    encode_rows,
+    estimate_cosines,
+    num_candidates,
+    rescore,
+)
+from holdfast.retrieval.segment import (
+    Segment,
+    by_quantiser,
+    from_sections,
+    make_segment,
+    merge,
+    merge_small,
+    take,
+    to_sections,
+)
 
+OVERSAMPLING = 4.0
 QUERY_SLICE = 32  # queries searched at a time: the candidates' int8 rows, as float64, are 4 MB at k = 10
+ROW_SEED = 0
+
+Part = tuple[NDArray[np.uint64], NDArray[np.float32]]
+"""ids (N,) and their unit-norm vectors (N, dim)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +64,57 @@ class SearchResult:
     """(Q, K), estimated cosine in [-1, 1], descending"""
     num_scanned: int
     """codes compared with each query"""
+    num_rescored: NDArray[np.int64]
+    """(Q,) candidates compared by better vectors than codes"""
 
 
 class BinaryIndex:
-    """Vectors as 1-bit codes with an int8 copy for rescoring.
+    """Vectors as codes of a few bits with an int8 copy for rescoring.
 
     `add` encodes new vectors only. `save` writes one immutable, checksummed file atomically; `load` memory-maps it.
     Any number of threads may search while others add and remove: each search sees the index as it was at one moment.
 
-    Attributes:
-        quantiser: how vectors become codes; its `id` is written into saved files.
+    Args:
+        dim: length of the vectors.
+        quantiser: how they become codes; by default one bit a coordinate after a seeded rotation.
+        calibration: what was measured of the quantiser on such vectors: it sets how many candidates are looked at.
     """
 
-    def __init__(self, dim: int, *, seed: int = 0) -> None:
-        self.quantiser = Quantiser(dim, seed)
+    def __init__(self, dim: int, quantiser: Quantiser | None = None, *, calibration: Calibration | None = None) -> None:
+        self._rotation = make_rotation(dim, ROW_SEED)
+        self._dim = dim
         self._segments: tuple[Segment, ...] = ()
         self._write_lock = threading.Lock()
+        self._calibrations: dict[str, Calibration] = {}
+        self.set_quantiser(quantiser or HadamardQuantiser(dim), calibration)
 
     def __len__(self) -> int:
         return sum(segment.num_live for segment in self._segments)
+
+    @property
+    def quantiser(self) -> Quantiser:
+        """How added vectors are encoded."""
+        return self._quantiser
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What was measured of the quantiser when it was fitted to this collection."""
+        return self._calibrations.get(self._quantiser.id)
+
+    def describe(self) -> str:
+        """Say in one line how vectors are encoded and what was measured of it."""
+        code_bytes = num_code_bytes(self._quantiser.code_dim, self._quantiser.bits)
+        known = self.calibration
+        measured = "not measured: few vectors" if known is None else known.describe()
+        return f"{len(self)} vectors, codes of {self._quantiser.id}, {code_bytes} bytes each; {measured}"
+
+    def set_quantiser(self, quantiser: Quantiser, calibration: Calibration | None = None) -> None:
+        """Encode what is added from now on with `quantiser`; what is there stays as it is."""
+        if quantiser.dim != self._dim:
+            raise ShapeError(f"the index is of vectors of {self._dim}, not of {quantiser.dim}", param="quantiser")
+        self._quantiser = quantiser
+        if calibration is not None:
+            self._calibrations = {**self._calibrations, quantiser.id: calibration}
 
     def add(self, ids: NDArray[np.uint64], vectors: NDArray[np.float32]) -> None:
         """Add unit-norm (N, dim) vectors under ids (N,) that are not in the index yet.
@@ -62,20 +123,23 @@ class BinaryIndex:
             InvalidInput: an id is already there or given twice, or a vector is not of length 1; nothing is added.
         """
         ids = _as_ids(ids, "ids")
-        encoded = self.quantiser.encode(vectors)
-        if len(ids) != len(encoded.rows):
-            raise ShapeError(f"{len(ids)} ids for {len(encoded.rows)} vectors", param="ids")
+        quantiser = self._quantiser
+        encoded = quantiser.encode(vectors)
+        if len(ids) != len(encoded.levels):
+            raise ShapeError(f"{len(ids)} ids for {len(encoded.levels)} vectors", param="ids")
+        rows, scales = encode_rows(np.asarray(vectors, dtype=np.float32), self._rotation)
         distinct, counts = np.unique(ids, return_counts=True)
         if len(distinct) != len(ids):
             raise InvalidInput(f"id {distinct[counts > 1][0]} is given twice", param="ids")
         if not len(ids):
             return
+        segment = make_segment(quantiser, ids, encoded, rows, scales)
         with self._write_lock:
-            for segment in self._segments:
-                known = segment.find(distinct)
+            for other in self._segments:
+                known = other.find(distinct)
                 if len(known):
-                    raise InvalidInput(f"id {segment.ids.whole()[known[0]]} is in the index already", param="ids")
-            self._segments = merge_small((*self._segments, make_segment(ids, encoded)))
+                    raise InvalidInput(f"id {other.ids.whole()[known[0]]} is in the index already", param="ids")
+            self._segments = merge_small((*self._segments, segment))
 
     def remove(self, ids: NDArray[np.uint64]) -> int:
         """Drop the given ids; return how many were there. Saved files no longer hold them after the next `save`."""
@@ -89,36 +153,134 @@ class BinaryIndex:
             self._segments = merge_small(tuple(segments))
         return num_removed
 
+    def refitted(self, parts: Callable[[], Iterable[Part]]) -> BinaryIndex:
+        """Return an index of the same vectors in the codes that suit them best, and how far they err measured.
+
+        Equal contents give equal choices: the sample is of the lowest ids, which are as good as random where ids derive
+        from content.
+
+        Args:
+            parts: gives all ids in the index, each once, with their vectors; called twice.
+        """
+        ids = self.ids()[:MAX_SAMPLE]
+        sample = np.zeros((len(ids), self._dim), dtype=np.float32)
+        for part_ids, vectors in parts():
+            places = np.minimum(np.searchsorted(ids, part_ids), len(ids) - 1)
+            known = ids[places] == part_ids
+            sample[places[known]] = vectors[known]
+        quantiser, calibration = choose_quantiser(sample, len(self))
+        return self.encoded_anew(quantiser, parts(), calibration)
+
+    def encoded_anew(
+        self,
+        quantiser: Quantiser,
+        parts: Iterable[Part],
+        calibration: Calibration | None = None,
+    ) -> BinaryIndex:
+        """Return an index of the same vectors whose codes are all of `quantiser`; ids and rows are shared, not copied.
+
+        Args:
+            quantiser: the new one.
+            parts: all ids in the index, each once, with their vectors; ids that are not in it are passed over.
+            calibration: what was measured of the quantiser.
+
+        Raises:
+            IntegrityError: an id of the index has no vector.
+        """
+        segments = self._segments
+        anew = [
+            Encoded(
+                np.zeros((segment.num_rows, quantiser.code_dim), dtype=np.uint8),
+                np.ones(segment.num_rows, dtype=np.uint8),
+            )
+            for segment in segments
+        ]
+        num_found = 0
+        for ids, vectors in parts:
+            order = np.argsort(ids)
+            encoded = quantiser.encode(vectors)
+            for segment, own in zip(segments, anew, strict=True):
+                rows, places = segment.match(ids[order])
+                own.levels[rows] = encoded.levels[order[places]]
+                own.factors[rows] = encoded.factors[order[places]]
+                num_found += len(rows)
+        if num_found != sum(segment.num_live for segment in segments):
+            raise IntegrityError("the stored vectors are not those of the index")
+        index = BinaryIndex(self._dim, quantiser, calibration=calibration)
+        index._segments = tuple(segment.with_codes(quantiser, own) for segment, own in zip(segments, anew, strict=True))
+        return index
+
     def search(
         self,
         queries: NDArray[np.float32],
         k: int,
         *,
-        oversampling: float = 4.0,
+        oversampling: float | None = None,
         min_candidates: int = MIN_CANDIDATES,
         allowed_ids: NDArray[np.uint64] | None = None,
+        by_codes: bool = False,
         num_threads: int | None = None,
     ) -> SearchResult:
         """Return the `k` nearest of each unit-norm query (Q, dim), among `allowed_ids` where given.
 
         The codes let ceil(oversampling * k) candidates through, at least `min_candidates`, and the int8 rows order
-        them. Ids in `allowed_ids` that are not in the index are passed over. `num_threads` None uses all processors; no
-        result depends on it.
+        them. Where a calibration says how far codes err, rescoring stops once no candidate left can be among the best.
+
+        Args:
+            queries: (Q, dim) float32.
+            k: results, at least 1.
+            oversampling: candidates a result; by default what the calibration found, else 4.
+            min_candidates: the least candidates.
+            allowed_ids: all when None; ids that are not in the index are passed over.
+            by_codes: order by the codes alone, and leave the rows alone.
+            num_threads: all processors when None; no result depends on it.
         """
+        if oversampling is None:
+            oversampling = self.calibration.oversampling if self.calibration else OVERSAMPLING
         wanted = num_candidates(k, oversampling, min_candidates)
+        queries = check_vectors(queries, self._dim, "queries")
         allowed = None if allowed_ids is None else np.unique(_as_ids(allowed_ids, "allowed_ids"))
-        scopes = [(segment, *segment.allowed(allowed)) for segment in self._segments]
-        scopes = [scope for scope in scopes if scope[2]]
-        num_scanned = sum(num_allowed for _, _, num_allowed in scopes)
-        encoded = self.quantiser.encode_queries(queries)
-        num_queries, num_found = len(encoded.coarse), min(k, num_scanned)
-        ids = np.empty((num_queries, num_found), dtype=np.uint64)
-        scores = np.empty((num_queries, num_found), dtype=np.float32)
-        for first in range(0, num_queries if num_found else 0, QUERY_SLICE):
+        scopes = [Scope(segment, *segment.allowed(allowed)) for segment in self._segments]
+        scopes = [scope for scope in scopes if scope.num_allowed]
+        num_scanned = sum(scope.num_allowed for scope in scopes)
+        num_found = min(k, num_scanned)
+        ids = np.empty((len(queries), num_found), dtype=np.uint64)
+        scores = np.empty((len(queries), num_found), dtype=np.float32)
+        num_rescored = np.zeros(len(queries), dtype=np.int64)
+        for first in range(0, len(queries) if num_found else 0, QUERY_SLICE):
             part = slice(first, first + QUERY_SLICE)
-            some = EncodedQueries(encoded.coarse[part], encoded.fine[part], encoded.fine_scales[part])
-            ids[part], scores[part] = _search_scopes(scopes, some, k, min(wanted, num_scanned), num_threads)
-        return SearchResult(ids, scores, num_scanned)
+            ids[part], scores[part], num_rescored[part] = self._search_slice(
+                scopes, queries[part], num_found, wanted, by_codes, num_threads
+            )
+        return SearchResult(ids, scores, num_scanned, num_rescored)
+
+    def _search_slice(
+        self,
+        scopes: list[Scope],
+        queries: NDArray[np.float32],
+        k: int,
+        wanted: int,
+        by_codes: bool,
+        num_threads: int | None,
+    ) -> tuple[NDArray[np.uint64], NDArray[np.float32], NDArray[np.int64]]:
+        """Return ids and scores of the `k` best, and how many candidates were rescored; at least `k` rows are there."""
+        segments = [scope.segment for scope in scopes]
+        found = find_candidates(scopes, queries, wanted, self._calibrations, num_threads)
+        if by_codes:
+            cosines = found.estimates
+        else:
+            fine = encode_fine(queries, self._rotation)
+
+            def score(columns: slice, lines: NDArray[np.int64]) -> Floats:
+                owners, rows = found.owners[lines, columns], found.rows[lines, columns]
+                cosines = estimate_cosines(
+                    fine.take(lines), take(segments, "rows", owners, rows), take(segments, "scales", owners, rows)
+                )
+                return np.where(found.is_present[lines, columns], cosines, -np.inf)
+
+            cosines = rescore(found.bounds, k, score)
+        ids, scores = best_candidates(cosines, found.ids, k)
+        return ids, scores, np.isfinite(cosines).sum(axis=1)
 
     def ids(self) -> NDArray[np.uint64]:
         """Return the ids in the index, ascending."""
@@ -134,33 +296,46 @@ class BinaryIndex:
         return render_index(*self._to_file())
 
     def absorb(self, other: BinaryIndex) -> None:
-        """Add all rows of an index of the same quantiser, as they are encoded there.
+        """Add all rows of another index, as they are encoded there.
 
         Raises:
-            InvalidInput: an id is already here, or the quantiser is another; nothing is added.
+            InvalidInput: an id is already here, or the vectors are of another length; nothing is added.
         """
-        if other.quantiser.id != self.quantiser.id:
-            raise InvalidInput(f"codes of {other.quantiser.id} do not compare with those of {self.quantiser.id}")
-        if not len(other):
-            return
+        if other._dim != self._dim:
+            raise ShapeError(f"the index is of vectors of {self._dim}, not of {other._dim}", param="other")
         with self._write_lock:
-            segment = merge(other._segments)
-            for own in self._segments:
-                known = own.find(segment.ids.whole())
-                if len(known):
-                    raise InvalidInput(f"id {own.ids.whole()[known[0]]} is in the index already", param="other")
-            self._segments = merge_small((*self._segments, segment))
+            segments = self._segments
+            for segment in map(merge, by_quantiser(other._segments)):
+                for own in self._segments:
+                    known = own.find(segment.ids.whole())
+                    if len(known):
+                        raise InvalidInput(f"id {own.ids.whole()[known[0]]} is in the index already", param="other")
+                segments = merge_small((*segments, segment))
+            self._segments = segments
+            self._calibrations = {**other._calibrations, **self._calibrations}
 
     def compact(self) -> None:
-        """Hold all rows in one segment, which is searched in one go. Cost: copies every row."""
+        """Hold all rows of a quantiser in one segment, which is searched in one go. Cost: copies every row."""
         with self._write_lock:
-            if len(self._segments) > 1:
-                self._segments = (merge(self._segments),)
+            groups = by_quantiser(self._segments)
+            self._segments = tuple(merge(group) if len(group) > 1 else group[0] for group in groups)
 
     def _to_file(self) -> tuple[dict[str, Any], list[NewSection]]:
-        quantiser = self.quantiser
-        about = {"quantiser": quantiser.id, "dim": quantiser.dim, "seed": quantiser.seed}
-        return about, to_sections(self._segments, quantiser.dim, num_code_bytes(quantiser.dim))
+        quantiser, calibrations = self._quantiser, self._calibrations
+        segments = {group[0].quantiser.id: group for group in by_quantiser(self._segments)}
+        quantisers = {name: group[0].quantiser for name, group in segments.items()} | {quantiser.id: quantiser}
+        parts: list[dict[str, Any]] = []
+        sections: list[NewSection] = []
+        for part, (name, each) in enumerate(sorted(quantisers.items())):
+            calibration = calibrations[name].to_json() if name in calibrations else None
+            parameters = dict(sorted(each.parameters().items()))
+            parts.append({"quantiser": name, "calibration": calibration, "parameters": list(parameters)})
+            sections += [
+                NewSection(f"{part}/{key}", array.dtype.newbyteorder("<").str, array.shape, (array,))
+                for key, array in parameters.items()
+            ]
+            sections += to_sections(f"{part}/", segments.get(name, ()), each)
+        return {"dim": self._dim, "quantiser": quantiser.id, "parts": parts}, sections
 
     @classmethod
     def load(cls, path: Path) -> BinaryIndex:
@@ -180,12 +355,17 @@ class BinaryIndex:
     @classmethod
     def _from_buffer(cls, data: memoryview | bytes, name: str) -> BinaryIndex:
         about, arrays = read_index_file(data, name)
-        index = cls(about["dim"], seed=about["seed"])
-        if about["quantiser"] != index.quantiser.id:
-            raise IntegrityError(f"{name}: encoded by {about['quantiser']}, which this release does not know")
-        if num_rows := arrays["ids"].num_rows:
-            stored = arrays["ids"], arrays["codes"], arrays["rows"], arrays["scales"]
-            index._segments = (Segment(num_rows, *stored, num_live=num_rows),)
+        index = cls(about["dim"])
+        segments = []
+        for part, described in enumerate(about["parts"]):
+            parameters = {key: arrays[f"{part}/{key}"].whole() for key in described["parameters"]}
+            quantiser = load_quantiser(described["quantiser"], parameters)
+            if described["calibration"] is not None:
+                index._calibrations[quantiser.id] = Calibration.from_json(described["calibration"])
+            if quantiser.id == about["quantiser"]:
+                index._quantiser = quantiser
+            segments.append(from_sections(f"{part}/", arrays, quantiser))
+        index._segments = tuple(segment for segment in segments if segment.num_rows)
         return index
 
     def verify(self) -> None:
@@ -193,31 +373,6 @@ class BinaryIndex:
         for segment in self._segments:
             for stored in segment.arrays():
                 stored.verify()
-
-
-def _search_scopes(
-    scopes: list[tuple[Segment, NDArray[np.uint32] | None, int]],
-    queries: EncodedQueries,
-    k: int,
-    wanted: int,
-    num_threads: int | None,
-) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
-    """Return ids and scores of the `k` best; the scopes allow at least `wanted` rows together."""
-    segments = [segment for segment, _, _ in scopes]
-    found = [
-        scan_top_k(
-            segment.codes.whole(), segment.ids.whole(), queries.coarse, wanted, allowed=masks, num_threads=num_threads
-        )
-        for segment, masks, _ in scopes
-    ]
-    scores = np.concatenate([scores for scores, _ in found], axis=1)
-    rows = np.concatenate([rows for _, rows in found], axis=1)
-    owners = np.broadcast_to(np.repeat(np.arange(len(segments)), wanted), rows.shape)
-    ids = take(segments, "ids", owners, np.maximum(rows, 0))
-    order = total_order(scores, ids, rows >= 0)[:, :wanted]
-    ids, rows, owners = (np.take_along_axis(array, order, axis=1) for array in (ids, rows, owners))
-    cosines = estimate_cosines(queries, take(segments, "rows", owners, rows), take(segments, "scales", owners, rows))
-    return best_candidates(cosines, ids, k)
 
 
 def _as_ids(ids: NDArray[np.uint64], param: str) -> NDArray[np.uint64]:

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from holdfast.errors import IntegrityError, NotFound, StorageError
 
 MAGIC = b"HOLDFAST"
-VERSION = 1
+VERSION = 2
 ALIGNMENT = 64
 CHUNK_SIZE = 65536
 DIGEST_SIZE = 16

@@ -4,6 +4,9 @@ The database is the truth. A *segment* is a saved, immutable index file; what th
 the index is first used, and a segment that is missing or damaged is made again from the stored vectors. The index is
 one object whatever was saved when, so results do not depend on saving. Searches run together; a change waits for them
 and they for it, so a search sees all of a document or nothing.
+
+Adding encodes what is new and nothing else. Once a collection is large enough, and each time it has grown fourfold, its
+quantiser is fitted anew to all of it, and all of it is encoded with that: a step of its own, between two additions.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from numpy.typing import NDArray
 
 from holdfast.errors import IntegrityError, NotFound, StorageError
 from holdfast.retrieval import store
+from holdfast.retrieval.calibrate import is_fit_due
 from holdfast.retrieval.index import BinaryIndex
 from holdfast.retrieval.read_write_lock import ReadWriteLock
 
@@ -113,9 +117,14 @@ class StoredIndex:
         self._unlink_all_but(name)
 
     def save_if_due(self) -> None:
-        """Save when enough is unsaved, or its segment was forgotten, that starting again would be slow."""
+        """Fit anew when the collection has grown enough; save when so much is unsaved that starting would be slow."""
         index = self._index
-        if index is not None and self._num_unsaved >= max(MIN_UNSAVED, len(index) // UNSAVED_SHARE):
+        if index is not None and is_fit_due(len(index), index.calibration):
+            with self._changes:
+                self.load()
+                self._fit_if_due()
+                self._save()
+        elif index is not None and self._num_unsaved >= max(MIN_UNSAVED, len(index) // UNSAVED_SHARE):
             self.save()
 
     def save(self) -> None:
@@ -124,26 +133,60 @@ class StoredIndex:
         A disk that is too full for it is logged, not raised: nothing is lost, the next start takes longer.
         """
         with self._changes:
-            if not self._is_dirty:
-                return
-            self.load()
-            assert self._index is not None
-            path = self._folder / f"{self._collection}-{secrets.token_hex(8)}{SEGMENT_SUFFIX}"
-            try:
-                self._write_segment(self._index, path)
-            except (OSError, StorageError) as error:
-                path.unlink(missing_ok=True)
-                log.warning("collection %d: no segment written: %s", self._collection, error)
-                return
-            with self._lock.writing():
-                self._index = BinaryIndex.load(path) if len(self._index) else BinaryIndex(self._dim)
-                self._num_unsaved, self._is_dirty = 0, False
+            if self._is_dirty:
+                self.load()
+                self._save()
+
+    def _save(self) -> None:
+        assert self._index is not None
+        path = self._folder / f"{self._collection}-{secrets.token_hex(8)}{SEGMENT_SUFFIX}"
+        try:
+            self._write_segment(self._index, path)
+        except (OSError, StorageError) as error:
+            path.unlink(missing_ok=True)
+            log.warning("collection %d: no segment written: %s", self._collection, error)
+            return
+        with self._lock.writing():
+            self._index = BinaryIndex.load(path) if len(self._index) else BinaryIndex(self._dim)
+            self._num_unsaved, self._is_dirty = 0, False
+
+    def _fit_if_due(self) -> None:
+        """Encode the collection with a quantiser fitted to it, inside `changing`; searches go on meanwhile."""
+        index = self._index
+        if index is None or not is_fit_due(len(index), index.calibration):
+            return
+        fitted = self._fitted(index)
+        with self._lock.writing():
+            self._index, self._is_dirty = fitted, True
+
+    def _fitted(self, index: BinaryIndex) -> BinaryIndex:
+        connection = self._connections.read()
+        documents = store.list_documents(connection, self._collection)
+        fitted = index.refitted(lambda: store.iterate_vectors(connection, documents, self._dim))
+        log.info("collection %d: %s", self._collection, fitted.describe())
+        return fitted
 
     def discard_segment(self) -> None:
         """Forget a damaged segment; the next use makes the index again from the stored vectors."""
         with self._changes, self._lock.writing():
             self._forget_segment()
             self._index = None
+
+    def describe(self) -> str | None:
+        """Say in one line how passages are encoded and what was measured of it; None while nothing is known.
+
+        An index that is not in use yet is not loaded for it: then its saved segment is asked.
+        """
+        index = self._index
+        if index is None:
+            name = store.find_segment(self._connections.read(), self._collection)
+            if name is None:
+                return None
+            try:
+                index = BinaryIndex.load(self._folder / name)
+            except (OSError, NotFound, IntegrityError):
+                return None
+        return index.describe() if len(index) else None
 
     def delete_files(self) -> None:
         """Remove the collection's segment files, inside `committing`, once the collection is deleted."""
@@ -185,6 +228,8 @@ class StoredIndex:
             index.add(ids, vectors)
             self._num_unsaved += len(ids)
         self._is_dirty = self._is_dirty or self._num_unsaved > 0
+        if is_fit_due(len(index), index.calibration):
+            index, self._is_dirty = self._fitted(index), True
         self._index = index
 
     def _load_segment(self, name: str | None) -> BinaryIndex:

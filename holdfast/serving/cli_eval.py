@@ -34,11 +34,11 @@ def evaluate_folder(
 
 
 def print_report(report: Report) -> None:
-    """Print one set's results as a table and two lines."""
+    """Print one set's results as tables."""
     rows = [
         ("exact float", report.exact, 1.0),
-        ("1 bit", report.one_bit, report.one_bit_recall),
-        ("1 bit, 4x rescored", report.rescored, report.rescored_recall),
+        ("codes alone", report.coded, report.coded_recall),
+        ("4x rescored", report.rescored, report.rescored_recall),
         ("as served", report.served, report.served_recall),
     ]
     title = f"{report.name}: {report.num_texts} texts, {report.num_queries} queries"
@@ -46,6 +46,7 @@ def print_report(report: Report) -> None:
         (title, "nDCG@10", "recall@10", "recall@100", "of exact top 10"),
         [(name, *(f"{value:.4f}" for value in (*asdict(quality).values(), kept))) for name, quality, kept in rows],
     )
+    print_table(("chosen", "rescored of a search"), [(report.encoding, f"{report.num_rescored:.1f}")])
     print_table(
         ("milliseconds", "median", "95 %"),
         [

@@ -14,6 +14,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -161,12 +162,12 @@ class Collections:
 
     def get(self, tenant: str, vector_store_id: str) -> VectorStore:
         connection = self.database.read()
-        return to_store(connection, find_store(connection, tenant, vector_store_id), self.database.now())
+        return self._to_store(connection, find_store(connection, tenant, vector_store_id), self.database.now())
 
     def list(self, tenant: str, cursor: Cursor) -> Page[VectorStore]:
         connection, now = self.database.read(), self.database.now()
         page = fetch_page(connection, STORES, (tenant,), cursor)
-        return Page([to_store(connection, row, now) for row in page.items], page.has_more)
+        return Page([self._to_store(connection, row, now) for row in page.items], page.has_more)
 
     def update(
         self,
@@ -444,6 +445,10 @@ class Collections:
     def _refuse_taken(self, connection: sqlite3.Connection, tenant: str, vector_store_id: str) -> None:
         if connection.execute(f"{STORES} AND id = ?", (tenant, vector_store_id)).fetchone():
             raise Conflict(f"vector store {vector_store_id!r} exists", param="vector_store_id")
+
+    def _to_store(self, connection: sqlite3.Connection, row: sqlite3.Row, now: int) -> VectorStore:
+        found = to_store(connection, row, now)
+        return replace(found, codes=self.contents.index(row["position"]).describe()) if found.mode == "plain" else found
 
     def _refuse_expired(self, row: sqlite3.Row) -> None:
         if is_expired(row, self.database.now()):

@@ -52,6 +52,8 @@ class VectorStore:
     """bytes of text, passages and vectors held for this store"""
     is_expired: bool = False
     mode: Mode = "plain"
+    codes: str | None = None
+    """which codes its passages have, and what was measured of them; None before there are any, and of sealed stores"""
 
     @property
     def status(self) -> Literal["expired", "in_progress", "completed"]:

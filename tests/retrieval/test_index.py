@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -11,10 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import IntegrityError, InvalidInput, NotFound, ShapeError, StorageError
+from holdfast.kernels.code_scores import score_codes_reference
+from holdfast.kernels.hadamard import make_rotation
+from holdfast.kernels.packing import pack
 from holdfast.kernels.scan import scan_top_k_reference
-from holdfast.retrieval import segment
+from holdfast.retrieval import index_file, segment
+from holdfast.retrieval.code_search import SCANNED, encode_queries
+from holdfast.retrieval.evaluate import recall_at_k
 from holdfast.retrieval.exact import nearest_rows
-from holdfast.retrieval.index import BinaryIndex, SearchResult
+from holdfast.retrieval.index import ROW_SEED, BinaryIndex, SearchResult
+from holdfast.retrieval.index_file import read_index_file
+from holdfast.retrieval.quantise_rotated import HadamardQuantiser
+from holdfast.retrieval.rescore import encode_rows
+from tests.retrieval.quantiser_cases import fitted, text_like_vectors
 
 DIM = 40
 
@@ -61,8 +72,12 @@ def test_candidates_are_the_first_by_codes() -> None:
     vectors, queries = unit_vectors(300), unit_vectors(20, seed=1)
     ids = distinct_ids(300)
     index = make_index(ids, vectors)
-    codes = index.quantiser.encode(vectors).codes
-    _, rows = scan_top_k_reference(codes, ids, index.quantiser.encode_queries(queries).coarse, 15)
+    stored, encoded = index.quantiser.encode(vectors), encode_queries(index.quantiser, queries)
+    codes = pack(stored.levels)
+    _, scanned = scan_top_k_reference(codes, ids, encoded.coarse, SCANNED * 15)
+    scores = score_codes_reference(codes, scanned, encoded.fine) * stored.factors[scanned]
+    order = np.lexsort((ids[scanned], -scores), axis=1)[:, :15]
+    rows = np.take_along_axis(scanned, order, axis=1)
     found = index.search(queries, 10, oversampling=1.5, min_candidates=1)
     for line, candidates in zip(found.ids.tolist(), ids[rows].tolist(), strict=True):
         assert set(line) <= set(candidates)
@@ -195,7 +210,7 @@ def test_removed_rows_are_not_in_the_next_file(tmp_path: Path) -> None:
     vectors, ids = unit_vectors(100, 384), np.arange(100, dtype=np.uint64)
     index = make_index(ids, vectors)
     index.save(tmp_path / "index")
-    secret = index.quantiser.encode(vectors[40:41]).rows.tobytes()
+    secret = encode_rows(vectors[40:41], make_rotation(384, ROW_SEED))[0].tobytes()
     assert secret in (tmp_path / "index").read_bytes()
     index = BinaryIndex.load(tmp_path / "index")
     index.remove(ids[40:41])
@@ -204,8 +219,8 @@ def test_removed_rows_are_not_in_the_next_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
 
-def test_the_seed_is_kept_in_the_file(tmp_path: Path) -> None:
-    index = BinaryIndex(DIM, seed=9)
+def test_the_quantiser_is_kept_in_the_file(tmp_path: Path) -> None:
+    index = BinaryIndex(DIM, HadamardQuantiser(DIM, bits=2, seed=9))
     index.add(np.arange(50, dtype=np.uint64), unit_vectors(50))
     index.save(tmp_path / "index")
     loaded = BinaryIndex.load(tmp_path / "index")
@@ -264,9 +279,108 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> Non
 
 
 def test_codes_of_another_scheme_are_refused() -> None:
-    data = to_bytes(BinaryIndex(DIM)).replace(b"hadamard-sign-1", b"hadamard-sign-2")
-    with pytest.raises(IntegrityError):
-        BinaryIndex.from_bytes(data)
+    data = bytearray(to_bytes(BinaryIndex(DIM)))
+    about, _ = read_index_file(bytes(data), "index")
+    name = about["quantiser"].encode()
+    changed = bytes(data).replace(name, b"unheard" + name[7:])
+    header_size = int.from_bytes(changed[12:16], "little")
+    signed = index_file._sign(changed[64 : 64 + header_size])
+    with pytest.raises(IntegrityError, match="does not know"):
+        BinaryIndex.from_bytes(signed + changed[64:])
+
+
+def fitted_index(vectors: np.ndarray, ids: np.ndarray) -> BinaryIndex:
+    index = make_index(ids, vectors)
+    return index.refitted(lambda: [(ids[:700], vectors[:700]), (ids[700:], vectors[700:])])
+
+
+def test_equal_contents_give_equal_fitted_files() -> None:
+    vectors, ids = text_like_vectors(1500), np.random.default_rng(5).permutation(1500).astype(np.uint64)
+    shuffled = np.random.default_rng(6).permutation(1500)
+    assert to_bytes(fitted_index(vectors, ids)) == to_bytes(fitted_index(vectors[shuffled], ids[shuffled]))
+
+
+def test_a_fitted_index_finds_more_and_keeps_what_was_measured(tmp_path: Path) -> None:
+    vectors, ids, queries = text_like_vectors(1500), np.arange(1500, dtype=np.uint64), text_like_vectors(100, seed=1)
+    index = fitted_index(vectors, ids)
+    index.save(tmp_path / "index")
+    loaded = BinaryIndex.load(tmp_path / "index")
+    loaded.verify()
+    assert loaded.calibration == index.calibration
+    assert loaded.describe() == index.describe()
+    assert_same(loaded.search(queries, 10), index.search(queries, 10))
+    truth, _ = nearest_rows(vectors, queries, 10)
+    by_codes = [each.search(queries, 10, by_codes=True).ids for each in (loaded, make_index(ids, vectors))]
+    recalls = [recall_at_k(found.astype(np.int64), truth) for found in by_codes]
+    assert recalls[0] > recalls[1] + 0.05
+    assert index.calibration is not None
+    assert recalls[0] == pytest.approx(index.calibration.recall_by_codes, abs=0.1)
+
+
+def test_stopping_early_loses_next_to_nothing() -> None:
+    vectors, ids, queries = text_like_vectors(1500), np.arange(1500, dtype=np.uint64), text_like_vectors(100, seed=1)
+    index = fitted_index(vectors, ids)
+    early = index.search(queries, 10, oversampling=20)
+    index.set_quantiser(index.quantiser)
+    index._calibrations = {}
+    full = index.search(queries, 10, oversampling=20)
+    assert full.num_rescored.tolist() == [200] * 100
+    assert early.num_rescored.mean() < 150
+    assert recall_at_k(early.ids.astype(np.int64), full.ids.astype(np.int64)) > 0.995
+
+
+def test_what_is_added_later_is_encoded_as_the_index_is_and_nothing_anew() -> None:
+    vectors, ids = text_like_vectors(1600), np.arange(1600, dtype=np.uint64)
+    index = fitted_index(vectors[:1500], ids[:1500])
+    before = index.quantiser.id
+    codes = [segment.codes.whole() for segment in index._segments]
+    index = BinaryIndex.from_bytes(to_bytes(index))
+    index.add(ids[1500:], vectors[1500:])
+    assert index.quantiser.id == before
+    assert {segment.quantiser.id for segment in index._segments} == {before}
+    assert np.array_equal(index._segments[0].codes.whole(), codes[0])
+    assert index.search(vectors[1500:], 1).ids[:, 0].tolist() == ids[1500:].tolist()
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 1000))
+def test_segments_of_several_quantisers_give_one_order(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    vectors, ids = text_like_vectors(600, seed=seed % 7), distinct_ids(600, seed)
+    vectors[1::5] = vectors[0]  # ties across segments
+    quantisers = [fitted("mib", 64), fitted("hadamard", 64), fitted("hadamard", 128), fitted("sign", 64)]
+    queries = text_like_vectors(6, seed=99)
+    results, files = [], []
+    for _ in range(2):
+        index = BinaryIndex(64)
+        for part in random.permutation(4).tolist():
+            index.set_quantiser(quantisers[part])
+            rows = random.permutation(np.arange(part * 150, (part + 1) * 150))
+            index.add(ids[rows[:70]], vectors[rows[:70]])
+            index.add(ids[rows[70:]], vectors[rows[70:]])
+        index.set_quantiser(quantisers[0])
+        index.remove(ids[::9])
+        results += [index.search(queries, 7), BinaryIndex.from_bytes(to_bytes(index)).search(queries, 7)]
+        results.append(index.search(queries, 7, num_threads=1))
+        files.append(to_bytes(index))
+        assert len(index) == len(ids) - len(ids[::9])
+    for found in results:
+        assert_same(found, results[0])
+    assert files[0] == files[1]
+    everything = index.search(queries, 7, oversampling=100)  # all rows are candidates: the rows alone decide
+    plain = make_index(np.delete(ids, np.s_[::9]), np.delete(vectors, np.s_[::9], axis=0))
+    assert np.array_equal(everything.ids, plain.search(queries, 7, oversampling=100).ids)
+
+
+def test_vectors_that_are_not_those_of_the_index_are_refused() -> None:
+    vectors, ids = text_like_vectors(50), np.arange(50, dtype=np.uint64)
+    with pytest.raises(IntegrityError, match="not those of the index"):
+        make_index(ids, vectors).encoded_anew(HadamardQuantiser(64, 2), [(ids[:49], vectors[:49])])
+
+
+def test_a_quantiser_of_another_dimension_is_refused() -> None:
+    with pytest.raises(ShapeError, match="of 40, not of 64"):
+        BinaryIndex(DIM, HadamardQuantiser(64))
 
 
 def test_an_index_of_parts_equals_the_whole(rng: np.random.Generator) -> None:
@@ -290,6 +404,45 @@ def test_an_index_of_parts_equals_the_whole(rng: np.random.Generator) -> None:
     assert parts.to_bytes() == whole.to_bytes()
     with pytest.raises(InvalidInput, match="is in the index already"):
         parts.absorb(whole)
-    with pytest.raises(InvalidInput, match="do not compare"):
-        parts.absorb(BinaryIndex(48, seed=1))
+    with pytest.raises(ShapeError, match="of 48, not of 40"):
+        parts.absorb(BinaryIndex(DIM))
     assert len(parts) == 300
+
+
+MEASURE_MEMORY = """
+import sys
+from pathlib import Path
+import numpy as np
+from holdfast.retrieval.index import BinaryIndex
+
+small, large = map(Path, sys.argv[1:])
+
+def anonymous_bytes():
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+queries = np.eye(4, 384, dtype=np.float32)
+BinaryIndex.load(small).search(queries, 10, num_threads=2)  # compiles, and starts the threads
+before = anonymous_bytes()
+index = BinaryIndex.load(large)
+index.search(queries, 10, num_threads=2)
+index.remove(np.arange(0, 100, dtype=np.uint64))
+index.search(queries, 10, num_threads=2)
+print(len(index), anonymous_bytes() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the process's memory from /proc")
+def test_an_open_index_takes_no_memory_that_is_not_mapped_but_a_byte_a_vector(tmp_path: Path) -> None:
+    vectors = unit_vectors(100_000, 384)
+    for name, count in (("small", 2000), ("large", len(vectors))):
+        make_index(np.arange(count, dtype=np.uint64), vectors[:count]).save(tmp_path / name)
+    printed = subprocess.run(
+        [sys.executable, "-c", MEASURE_MEMORY, str(tmp_path / "small"), str(tmp_path / "large")],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    num_live, added_bytes = map(int, printed.split())
+    assert num_live == 99_900
+    assert added_bytes < 25 * len(vectors)

@@ -12,11 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import IntegrityError, StorageError
-from holdfast.retrieval.index import BinaryIndex
+from holdfast.kernels.hadamard import make_rotation
+from holdfast.kernels.packing import pack
+from holdfast.retrieval.index import ROW_SEED, BinaryIndex
 from holdfast.retrieval.index_file import ALIGNMENT, CHUNK_SIZE, read_index_file
+from holdfast.retrieval.quantise_rotated import HadamardQuantiser
+from holdfast.retrieval.rescore import encode_rows
 
 NUM_ROWS = 700  # at 384 dimensions the rows take several chunks
-SECTIONS = ("ids", "codes", "rows", "scales")
+SECTIONS = ("0/ids", "0/codes", "0/factors", "0/rows", "0/scales")
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +49,17 @@ def place_of(saved: bytes, name: str) -> tuple[int, int]:
 
 def test_sections_are_aligned_and_hold_what_was_written(saved: bytes, vectors: np.ndarray) -> None:
     about, arrays = read_index_file(saved, "index")
-    assert about == {"quantiser": "hadamard-sign-1:dim=384:seed=0", "dim": 384, "seed": 0}
-    assert [place_of(saved, name)[0] % ALIGNMENT for name in SECTIONS] == [0] * 4
-    encoded = BinaryIndex(384).quantiser.encode(vectors)
-    assert np.array_equal(arrays["ids"].whole(), np.arange(NUM_ROWS))
-    assert np.array_equal(arrays["codes"].whole(), encoded.codes)
-    assert np.array_equal(arrays["rows"].whole(), encoded.rows)
-    assert np.array_equal(arrays["scales"].whole(), encoded.scales)
+    quantiser = HadamardQuantiser(384)
+    part = {"quantiser": quantiser.id, "calibration": None, "parameters": ["settings"]}
+    assert about == {"quantiser": quantiser.id, "dim": 384, "parts": [part]}
+    assert [place_of(saved, name)[0] % ALIGNMENT for name in SECTIONS] == [0] * 5
+    rows, scales = encode_rows(vectors, make_rotation(384, ROW_SEED))
+    assert np.array_equal(arrays["0/ids"].whole(), np.arange(NUM_ROWS))
+    assert np.array_equal(arrays["0/codes"].whole(), pack(quantiser.encode(vectors).levels))
+    assert np.array_equal(arrays["0/factors"].whole(), quantiser.encode(vectors).factors)
+    assert np.array_equal(arrays["0/rows"].whole(), rows)
+    assert np.array_equal(arrays["0/scales"].whole(), scales)
+    assert arrays["0/settings"].whole().tolist() == [384, 1, 0]
 
 
 @settings(max_examples=300)
@@ -95,15 +103,15 @@ def test_a_search_names_the_damaged_section(saved: bytes, vectors: np.ndarray, n
 
 
 def test_a_search_reads_no_damage_outside_what_it_touches(saved: bytes, vectors: np.ndarray) -> None:
-    start, _ = place_of(saved, "rows")
+    start, _ = place_of(saved, "0/rows")
     damaged = bytearray(saved)
     damaged[start] ^= 1  # in the first chunk of rows, which holds row 0
     index = BinaryIndex.from_bytes(bytes(damaged))
     last = np.array([NUM_ROWS - 1], dtype=np.uint64)
     assert index.search(vectors[-1:], 1, allowed_ids=last).ids.tolist() == [[NUM_ROWS - 1]]
-    with pytest.raises(IntegrityError, match="section rows"):
+    with pytest.raises(IntegrityError, match="section 0/rows"):
         index.search(vectors[:1], 1, allowed_ids=np.array([0], dtype=np.uint64))
-    with pytest.raises(IntegrityError, match="section rows"):
+    with pytest.raises(IntegrityError, match="section 0/rows"):
         index.verify()
 
 
@@ -111,9 +119,9 @@ def test_verify_finds_damage_done_after_the_first_use(saved: bytes, vectors: np.
     data = bytearray(saved)
     index = BinaryIndex.from_bytes(data)  # type: ignore[arg-type]  # bytes that can be changed under the index
     index.verify()
-    data[place_of(saved, "scales")[0]] ^= 1
+    data[place_of(saved, "0/scales")[0]] ^= 1
     index.search(vectors[:1], 1)
-    with pytest.raises(IntegrityError, match="section scales"):
+    with pytest.raises(IntegrityError, match="section 0/scales"):
         index.verify()
 
 

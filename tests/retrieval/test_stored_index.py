@@ -10,9 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from holdfast.errors import InvalidInput, StorageError
-from holdfast.retrieval import quantise, store, stored_index
+from holdfast.retrieval import calibrate, store, stored_index
 from holdfast.retrieval.chunks import Chunking, Passage
 from holdfast.retrieval.documents import Document
+from holdfast.retrieval.quantise import SCHEMES
+from holdfast.retrieval.quantise_rotated import HadamardQuantiser
 from holdfast.retrieval.store import DocumentKey
 from holdfast.retrieval.stored_index import StoredIndex, sweep_segments
 
@@ -61,9 +63,16 @@ def index(tmp_path: Path, connections: OneConnection) -> StoredIndex:
     return StoredIndex(1, tmp_path, DIM, connections)
 
 
-def add(index: StoredIndex, connections: OneConnection, rng: np.random.Generator, num_passages: int) -> int:
-    vectors = rng.standard_normal((num_passages, DIM)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+def add(
+    index: StoredIndex,
+    connections: OneConnection,
+    rng: np.random.Generator,
+    num_passages: int,
+    vectors: np.ndarray | None = None,
+) -> int:
+    if vectors is None:
+        vectors = rng.standard_normal((num_passages, DIM)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     key = DocumentKey("", rng.bytes(32).hex(), ".txt", Chunking(), "model")
     passages = [Passage(row, row + 1, None, None) for row in range(num_passages)]
     with index.changing():
@@ -108,10 +117,11 @@ def test_codes_of_another_quantiser_are_made_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     add(index, connections, rng, 10)
-    monkeypatch.setattr(quantise, "SCHEME", "an older one")
+    monkeypatch.setattr(HadamardQuantiser, "scheme", "older")
+    monkeypatch.setitem(SCHEMES, "older", SCHEMES["hadamard"])
     index.save()
     monkeypatch.undo()
-    assert "an older one" in index.verify()[0]
+    assert "older" in index.verify()[0]
     again = StoredIndex(1, tmp_path, DIM, connections)
     assert ids(again) == expected(connections)
     assert list(tmp_path.iterdir()) == []
@@ -204,3 +214,88 @@ def test_sweeping_keeps_known_segments_only(
     (tmp_path / ".1-0000.segment.tmp").write_bytes(b"half-written")
     sweep_segments(tmp_path, connections.connection)
     assert list(tmp_path.iterdir()) == [kept]
+
+
+def text_like(rng: np.random.Generator, num_rows: int) -> np.ndarray:
+    """Unit-norm vectors with variances that fall off, as an embedding model's do."""
+    vectors = rng.standard_normal((num_rows, DIM)) / np.sqrt(1 + np.arange(DIM))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_a_collection_is_fitted_when_it_has_grown_and_never_on_adding(
+    tmp_path: Path,
+    index: StoredIndex,
+    connections: OneConnection,
+    rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(calibrate, "MIN_VECTORS", 400)
+    schemes: list[str] = []
+    fitted_to: list[int | None] = []
+    for _ in range(6):
+        before = quantiser_id(index)
+        add(index, connections, rng, 300, text_like(rng, 300))
+        assert quantiser_id(index) == before
+        index.save_if_due()
+        with index.reading() as codes:
+            schemes.append(codes.quantiser.scheme)
+            fitted_to.append(codes.calibration.num_vectors if codes.calibration else None)
+    assert schemes == ["hadamard", *["mib"] * 5]
+    assert fitted_to == [None, 600, 600, 600, 600, 600]
+    add(index, connections, rng, 700, text_like(rng, 700))
+    index.save_if_due()
+    with index.reading() as codes:
+        assert codes.calibration is not None
+        assert codes.calibration.num_vectors == 2500
+        kept = codes.search(text_like(rng, 5), 10)
+    assert "of the float top 10" in caplog.text
+    said = index.describe()
+    assert said is not None
+    assert said.startswith("2500 vectors, codes of mib:")
+    assert StoredIndex(1, tmp_path, DIM, connections).describe() == said
+    assert index.verify() == []
+    assert len(list(tmp_path.iterdir())) == 1
+    assert ids(StoredIndex(1, tmp_path, DIM, connections)) == ids(index) == expected(connections)
+    assert kept.num_scanned == 2500
+
+
+def test_nothing_is_said_of_no_codes(
+    tmp_path: Path, index: StoredIndex, connections: OneConnection, rng: np.random.Generator
+) -> None:
+    assert index.describe() is None
+    add(index, connections, rng, 10)
+    said = index.describe()
+    assert said is not None
+    assert said.endswith("not measured: few vectors")
+    index.save()
+    [path] = tmp_path.iterdir()
+    path.write_bytes(b"damaged")
+    assert StoredIndex(1, tmp_path, DIM, connections).describe() is None
+
+
+def quantiser_id(index: StoredIndex) -> str:
+    with index.reading() as codes:
+        return codes.quantiser.id
+
+
+def test_contents_alone_decide_what_a_lost_segment_becomes(
+    tmp_path: Path,
+    index: StoredIndex,
+    connections: OneConnection,
+    rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(calibrate, "MIN_VECTORS", 400)
+    for _ in range(2):
+        add(index, connections, rng, 300, text_like(rng, 300))
+    index.save_if_due()
+    [path] = tmp_path.iterdir()
+    before = path.read_bytes()
+    path.unlink()
+    again = StoredIndex(1, tmp_path, DIM, connections)
+    assert quantiser_id(again) == quantiser_id(index)
+    again.save()
+    [path] = tmp_path.iterdir()
+    assert path.read_bytes() == before

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from holdfast.kernels.hadamard import make_rotation
 from holdfast.retrieval import stored_index
-from holdfast.retrieval.index import BinaryIndex
-from holdfast.retrieval.quantise import Quantiser
+from holdfast.retrieval.index import ROW_SEED, BinaryIndex
+from holdfast.retrieval.rescore import encode_rows
 from holdfast.serving.api_keys import ApiKeys
 from holdfast.serving.collection import NewFile
 
@@ -31,7 +32,7 @@ def traces(storage: Any, file_id: str, canary: str) -> dict[str, bytes]:
     """Return what the data directory holds of a file: its words, its float vectors, its int8 rows."""
     text = storage.collections.file_text("default", "vs_default", file_id)
     [vector] = storage.embedder.encode([text])
-    rows = Quantiser(storage.embedder.dim).encode(vector[None]).rows
+    rows, _ = encode_rows(vector[None], make_rotation(storage.embedder.dim, ROW_SEED))
     # the word index keeps of a word what it does not share with the one before
     return {"words": canary.encode()[4:], "floats": vector.tobytes(), "int8 row": rows.tobytes()}
 

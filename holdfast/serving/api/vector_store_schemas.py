@@ -168,6 +168,14 @@ class FileCountsObject(BaseModel):
     total: int
 
 
+class VectorStoreDetails(BaseModel):
+    """What OpenAI's object has no field for."""
+
+    encryption: Encryption
+    codes: Annotated[str | None, Field(exclude_if=is_none)] = None
+    """Which codes its passages have, and what was measured of them."""
+
+
 class VectorStoreObject(ListedModel):
     """A vector store."""
 
@@ -182,7 +190,7 @@ class VectorStoreObject(ListedModel):
     expires_at: int | None
     last_active_at: int
     metadata: dict[str, str]
-    holdfast: VectorStoreExtension
+    holdfast: VectorStoreDetails
 
 
 class FileError(BaseModel):
@@ -300,7 +308,7 @@ def to_store_object(store: VectorStore) -> VectorStoreObject:
         expires_at=store.expires_at,
         last_active_at=store.last_active_at,
         metadata=store.metadata,
-        holdfast=VectorStoreExtension(encryption=Encryption(mode=store.mode)),
+        holdfast=VectorStoreDetails(encryption=Encryption(mode=store.mode), codes=store.codes),
     )
 
 
