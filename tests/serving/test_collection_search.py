@@ -30,5 +30,6 @@ def test_a_passage_of_two_stores_counts_once_as_the_first_cites_it() -> None:
 def test_equal_scores_of_several_queries_go_by_id_and_scores_stay_in_range() -> None:
     ids = np.array([[2**63 + 1, 5], [8, 2]], dtype=np.uint64)
     scores = np.array([[0.5, 0.5], [0.5, -0.25]], dtype=np.float32)
-    assert _merge(SearchResult(ids, scores, 4, np.array([2, 2])), 10) == [(5, 0.5), (8, 0.5), (2**63 + 1, 0.5), (2, 0.0)]
-    assert _merge(SearchResult(ids, scores, 4), 2) == [(5, 0.5), (8, 0.5)]
+    found = SearchResult(ids, scores, 4, np.array([2, 2]))
+    assert _merge(found, 10) == [(5, 0.5), (8, 0.5), (2**63 + 1, 0.5), (2, 0.0)]
+    assert _merge(found, 2) == [(5, 0.5), (8, 0.5)]
