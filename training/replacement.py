@@ -13,14 +13,18 @@ from collections.abc import Sequence
 
 _TOKEN = re.compile(r"[^\W\d_]+|\d+")
 _NAME = re.compile(r"(?<![.!?]\s)(?<![.!?]\"\s)(?<!^)(?<!\w)[A-Z][a-z]{2,}(?!\w)")
-_ONSETS = "b br c ch d dr f fr g gr h j k kl l m n p pr qu r s sh st t th tr v w z".split()
-_VOWELS = "a e i o u ai ea ia io oa".split()
-_ENDS = " l n r s t m nd rk th ck x".split(" ")
-KEPT = frozenset(
-    "January February March April May June July August September October November December Monday Tuesday Wednesday "
-    "Thursday Friday Saturday Sunday The His Her Its This That These Those She They You But And For Not With From "
-    "Mr Mrs Miss Sir Lord Lady King Queen President Prince Princess General Doctor Saint".split()
+_SYLLABLES = (
+    "b br c ch d dr f fr g gr h j k kl l m n p pr qu r s sh st t th tr v w z",
+    "a e i o u ai ea ia io oa",
+    "- l n r s t m nd rk th ck x",
 )
+_ONSETS, _VOWELS, _ENDS = ([part.strip("-") for part in parts.split()] for parts in _SYLLABLES)
+_KINDS = """
+    January February March April May June July August September October November December Monday Tuesday Wednesday
+    Thursday Friday Saturday Sunday The His Her Its This That These Those She They You But And For Not With From
+    Mr Mrs Miss Sir Lord Lady King Queen President Prince Princess General Doctor Saint
+"""
+KEPT = frozenset(_KINDS.split())
 """words that tell what kind of thing is meant"""
 
 

