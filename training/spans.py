@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, distributed
 
 from holdfast.retrieval.embed import load_bundled_encoder
-from holdfast.serving.engine.span_model import SpanNetwork, make_span_network
+from holdfast.serving.engine.span_model import SpanNetwork, make_span_network, store_span_network
+from holdfast.serving.engine.spans import WEIGHTS
 from training.span_examples import SpanExample, SpanExamples
 
 
@@ -169,6 +170,16 @@ def _work(rank: int, folder: Path, config: SpanConfig, device: str) -> None:
         distributed.destroy_process_group()
 
 
+def export_spans(folder: Path, target: Path | None) -> Path:
+    """Write the checkpoint's weights, rounded to bfloat16, where the package looks for them or to `target`."""
+    network = make_span_network(load_bundled_encoder()[0])
+    _restore(folder / "checkpoint.pt", network, None)
+    path = target or WEIGHTS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    store_span_network(network, path)
+    return path
+
+
 def _length(example: SpanExample) -> int:
     return len(example.read.ids)
 
@@ -186,11 +197,12 @@ def _save(path: Path, step: int, network: SpanNetwork, optimiser: torch.optim.Op
     partial.replace(path)
 
 
-def _restore(path: Path, network: SpanNetwork, optimiser: torch.optim.Optimizer) -> int:
+def _restore(path: Path, network: SpanNetwork, optimiser: torch.optim.Optimizer | None) -> int:
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)
     for name, part in network.stored().items():
         part.load_state_dict(state[name])
-    optimiser.load_state_dict(state["optimiser"])
+    if optimiser is not None:
+        optimiser.load_state_dict(state["optimiser"])
     return int(state["step"])

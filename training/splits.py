@@ -46,39 +46,45 @@ def choose_splits() -> dict[str, list[str]]:
     return {"squad": sorted(kept), "nq": sorted({*by_hash[: len(by_hash) // 2], *(nq & set(kept))})}
 
 
+def written_splits() -> dict[str, list[str]]:
+    """Return the test titles written down: of SQuAD and of the NQ family."""
+    written: dict[str, list[str]] = json.loads(SPLITS.read_text(encoding="utf-8"))
+    return written
+
+
 @cache
-def test_titles() -> frozenset[str]:
+def kept_titles() -> frozenset[str]:
     """Return the titles written down, those of the NQ family and of SQuAD together."""
-    return frozenset(title for titles in json.loads(SPLITS.read_text(encoding="utf-8")).values() for title in titles)
+    return frozenset(title for titles in written_splits().values() for title in titles)
 
 
 @cache
-def test_passages() -> dict[str, Passage]:
+def kept_passages() -> dict[str, Passage]:
     """Return the passages of SQuAD and the NQ family under a test title, by name."""
     return {
         name: passage
         for dataset in (SQUAD, *NQ_FAMILY)
         for name, passage in read_passages(dataset).items()
-        if passage.title in test_titles()
+        if passage.title in kept_titles()
     }
 
 
 @cache
 def training_passages(datasets: tuple[str, ...]) -> dict[str, Passage]:
     """Return the passages of `datasets` that share neither title nor eight words in a row with a test passage."""
-    forbidden = set().union(*(shingles(passage.text) for passage in test_passages().values()))
+    forbidden = set().union(*(shingles(passage.text) for passage in kept_passages().values()))
     return {
         name: passage
         for dataset in datasets
         for name, passage in read_passages(dataset).items()
-        if passage.title not in test_titles() and forbidden.isdisjoint(shingles(passage.text))
+        if passage.title not in kept_titles() and forbidden.isdisjoint(shingles(passage.text))
     }
 
 
 def training_questions(datasets: Iterable[str] = TRAINED_ON) -> list[Question]:
     """Return the questions whose passage may be trained on and that no test question repeats."""
     allowed = training_passages(tuple(datasets))
-    asked = {" ".join(words(question.text)) for dataset in datasets for question in test_questions(dataset)}
+    asked = {" ".join(words(question.text)) for dataset in datasets for question in kept_questions(dataset)}
     return [
         question
         for dataset in datasets
@@ -87,9 +93,9 @@ def training_questions(datasets: Iterable[str] = TRAINED_ON) -> list[Question]:
     ]
 
 
-def test_questions(dataset: str) -> list[Question]:
+def kept_questions(dataset: str) -> list[Question]:
     """Return a set's questions about passages kept for tests."""
-    return [question for question in read_questions(dataset) if question.passage in test_passages()]
+    return [question for question in read_questions(dataset) if question.passage in kept_passages()]
 
 
 def write_splits() -> None:

@@ -262,8 +262,7 @@ class Answerer:
                 prompt_tokens = delta.prompt_tokens if delta.prompt_tokens is not None else prompt_tokens
                 yield delta
                 if delta.finish_reason is not None:
-                    is_declined = choice.text.strip() == NOT_IN_FILES
-                    quotes = choice.quotes or ([] if is_declined else attribute(choice.text, request.sources))
+                    quotes = choice.quotes or attribute(choice.text, request.sources)
                     yield Finished(
                         choice=delta.choice,
                         text=choice.text,

@@ -103,10 +103,11 @@ class SpanReader:
 
         Cost: about 25 million multiplications a word-piece of question, heading and passage.
         """
-        asked = self._tokenizer.encode(question, add_special_tokens=False).ids[:MAX_QUESTION_TOKENS]
-        return [self._read(asked, source.heading or "", source.text) for source in sources]
+        return [self.read_passage(question, source.heading or "", source.text) for source in sources]
 
-    def _read(self, question: Sequence[int], heading: str, text: str) -> Reading:
+    def read_passage(self, question: str, heading: str, text: str) -> Reading:
+        """Return the reading of one passage."""
+        asked = self._tokenizer.encode(question, add_special_tokens=False).ids[:MAX_QUESTION_TOKENS]
         encoded = self._tokenizer.encode(text, add_special_tokens=False)
         title = self._tokenizer.encode(heading, add_special_tokens=False).ids[:MAX_HEADING_TOKENS]
         num_tokens = len(encoded.ids)
@@ -115,7 +116,7 @@ class SpanReader:
         for first in range(0, max(1, num_tokens - WINDOW_TOKENS // 2), WINDOW_TOKENS // 2):
             last = min(first + WINDOW_TOKENS, num_tokens)
             kept = first + quarter if first else 0  # what comes earlier stands further from the last window's edge
-            scores = self._scores(question, title, encoded.ids[first:last])
+            scores = self._scores(asked, title, encoded.ids[first:last])
             starts[kept:last], ends[kept:last] = scores[:, kept - first :]
         return Reading(encoded.offsets, starts, ends)
 
