@@ -6,17 +6,11 @@ Found through `HOLDFAST_EVAL_DATA`, like the benchmarks' data. Text is detokenis
 
 from __future__ import annotations
 
-import gzip
-import json
-import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any
 
-DATA = Path(os.environ.get("HOLDFAST_EVAL_DATA", Path(__file__).parents[2] / "shared" / "data")).resolve()
+from benchmarks.corpora import EVAL_DATA, read_rows
 
 QA_FILES = {
     "qamr": ("qa.dev", "qa.test"),
@@ -55,13 +49,6 @@ class Question:
     """name of the passage that holds the answer, or on whose subject the question is; empty where none is named"""
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a gzipped JSON-lines file."""
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
-
-
 def detokenise(text: str) -> str:
     """Return `text` with the blanks that a tokeniser put around punctuation taken out again."""
     text = _QUOTE_MARKS.sub(lambda found: ' "' if "`" in found.group() else '" ', text)
@@ -71,7 +58,7 @@ def detokenise(text: str) -> str:
 @cache
 def read_passages(dataset: str) -> dict[str, Passage]:
     """Return a set's passages by name."""
-    path = DATA / dataset / ("passages.jsonl.gz" if dataset == "nq_multidoc10" else "corpus.jsonl.gz")
+    path = EVAL_DATA / dataset / ("passages.jsonl.gz" if dataset == "nq_multidoc10" else "corpus.jsonl.gz")
     found = {}
     for row in read_rows(path):
         name = f"{dataset}/{row['_id']}"
@@ -88,7 +75,7 @@ def read_questions(dataset: str) -> tuple[Question, ...]:
     """
     questions = []
     for stem in QA_FILES[dataset]:
-        for row in read_rows(DATA / dataset / f"{stem}.jsonl.gz"):
+        for row in read_rows(EVAL_DATA / dataset / f"{stem}.jsonl.gz"):
             is_answerable = row.get("answerable", True)
             if dataset == "clapnq_dev" and is_answerable:
                 continue

@@ -54,7 +54,7 @@ def answer(model: LlamaForCausalLM, tokenizer: Tokenizer, cache: DynamicCache, q
         if ids[0] == end:
             break
         found += ids
-    cache.crop(num_read)
+    cache.crop(num_read - cache.get_seq_length())
     return str(tokenizer.decode(found, skip_special_tokens=False)).strip()
 
 

@@ -17,9 +17,10 @@ from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM
 
+from benchmarks.corpora import EVAL_DATA, read_rows
 from training import lookups, metrics, names, prose
 from training.contexts import NONE, Asked, Context
-from training.corpora import DATA, read_passages, read_rows
+from training.corpora import read_passages
 from training.decode import answer, read_documents
 from training.encoding import Mode, shuffled, special
 from training.facts import FactShape, make_facts
@@ -151,7 +152,7 @@ def multidoc_questions() -> Iterator[tuple[str, tuple[str, ...], list[str], int]
     """Yield the questions of nq_multidoc10 whose passage is kept for tests: text, answers, ten documents, right row."""
     passages = read_passages("nq_multidoc10")
     kept = {question.name for question in kept_questions("nq_open_oracle")}
-    for row in read_rows(DATA / "nq_multidoc10" / "qa.jsonl.gz"):
+    for row in read_rows(EVAL_DATA / "nq_multidoc10" / "qa.jsonl.gz"):
         if row["id"] in kept:
             shown = [passages[f"nq_multidoc10/{name}"] for name in row["docs"]]
             documents = [f"{passage.title}\n{passage.text}" for passage in shown]
@@ -179,7 +180,7 @@ def measure_tasks(reader: Reader, num_contexts: int, lengths: tuple[int, ...] = 
 
 def measure_keys(reader: Reader, num_contexts: int) -> Rows:
     """Exact match on UUID keys: 75 documents of one pair each in set mode, 50 pairs in one document sequentially."""
-    pairs = list(read_rows(DATA / "kv_retrieval" / "75_keys.jsonl.gz"))[:num_contexts]
+    pairs = list(read_rows(EVAL_DATA / "kv_retrieval" / "75_keys.jsonl.gz"))[:num_contexts]
     rows: Rows = []
     for mode, num_keys in (("set", 75), ("sequential", 50)):
         contexts = []

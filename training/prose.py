@@ -15,8 +15,8 @@ import re
 from collections import defaultdict
 from functools import cache
 
+from benchmarks.corpora import EVAL_DATA
 from training.contexts import Asked, Context
-from training.corpora import DATA
 
 BLANK = "____"
 KEPT_SHARE = 0.03
@@ -35,7 +35,7 @@ _STOP = frozenset(_STOP_WORDS.split())
 def books(*, kept: bool = False) -> tuple[str, ...]:
     """Return the books to train on, or those kept for tests, in the order of the files (about 170 MB in memory)."""
     found = []
-    for path in sorted((DATA / "lm_text").glob("*.txt.xz")):
+    for path in sorted((EVAL_DATA / "lm_text").glob("*.txt.xz")):
         with lzma.open(path, "rt", encoding="utf-8") as text:
             found += [book for book in text.read().split("\f\n") if len(book) > 10_000]
     return tuple(book for book in found if _is_kept(book) is kept)

@@ -106,18 +106,19 @@ def span_loss(network: SpanNetwork, batch: dict[str, Tensor]) -> Tensor:
     return torch.stack(losses).sum()
 
 
-def train_spans(folder: Path, config: SpanConfig, *, device: str = "cpu") -> None:
-    """Train, or go on where `folder`'s checkpoint ends; the weights are in `folder`/checkpoint.pt when done."""
+def train_spans(folder: Path, config: SpanConfig, *, device: str = "cpu", until: int | None = None) -> None:
+    """Train to step `until` or to the end, going on where `folder`'s checkpoint ends; writes the checkpoint there."""
+    until = config.num_steps if until is None else until
     folder.mkdir(parents=True, exist_ok=True)
     if config.num_workers == 1:
-        _work(0, folder, config, device)
+        _work(0, folder, config, device, until)
         return
     meeting = folder / "meeting"
     meeting.unlink(missing_ok=True)
-    torch.multiprocessing.spawn(_work, (folder, config, device), config.num_workers)
+    torch.multiprocessing.spawn(_work, (folder, config, device, until), config.num_workers)
 
 
-def _work(rank: int, folder: Path, config: SpanConfig, device: str) -> None:
+def _work(rank: int, folder: Path, config: SpanConfig, device: str, until: int) -> None:
     """Train one worker's share of every batch; gradients are summed, so that all workers hold the same weights."""
     torch.set_num_threads(config.num_threads)
     torch.manual_seed(config.seed)
@@ -143,7 +144,7 @@ def _work(rank: int, folder: Path, config: SpanConfig, device: str) -> None:
     batches = Batches(SpanExamples(tokenizer, config.seed), config)
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     started, losses, num_tokens = time.monotonic(), [], 0
-    for step in range(first, config.num_steps):
+    for step in range(first, until):
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * learning_rate(step, config)
         batch = collate(batches[step][rank :: config.num_workers])
@@ -160,7 +161,7 @@ def _work(rank: int, folder: Path, config: SpanConfig, device: str) -> None:
         optimiser.zero_grad()
         losses.append(loss.item())
         num_tokens += config.num_workers * int(batch["mask"].sum())
-        is_last = step + 1 == config.num_steps
+        is_last = step + 1 == until
         if rank == 0 and ((step + 1) % config.log_every == 0 or is_last):
             _log(log, step + 1, sum(losses) / len(losses), num_tokens / (time.monotonic() - started))
             started, losses, num_tokens = time.monotonic(), [], 0
