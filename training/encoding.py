@@ -26,6 +26,8 @@ Mode = Literal["set", "sequential", "plain"]
 TAIL_POSITION = 512
 """where every tail begins in set mode, and the most tokens of a document (L_max)"""
 ROW_MULTIPLE = 64
+PADDING = -(2**15)
+"""the segment of what pads a row"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,35 +129,50 @@ def _pack(
     )
 
 
-def collate(rows: Sequence[Row], pad: int, size: int | None = None) -> dict[str, Tensor]:
-    """Return a batch: ids, positions (B, T) int64, weights (B, T) float32, mask (B, 1, T, T) bool, True where seen.
+def collate(rows: Sequence[Row], pad: int) -> dict[str, Tensor]:
+    """Return a batch: ids, positions, segments (B, T) int64, weights (B, T) float32, is_set (B,) bool.
 
-    Rows are padded to `size`, or to the next multiple of 64; padding sees itself only and weighs nothing.
+    Rows are padded to a multiple of 64; padding weighs nothing and is seen by nothing else.
     """
     longest = max(len(row.ids) for row in rows)
-    T = size or -(-longest // ROW_MULTIPLE) * ROW_MULTIPLE
-    ids = torch.full((len(rows), T), pad, dtype=torch.int64)
-    positions = torch.zeros((len(rows), T), dtype=torch.int64)
-    weights = torch.zeros((len(rows), T))
-    mask = torch.eye(T, dtype=torch.bool).repeat(len(rows), 1, 1)
-    for row, each in enumerate(rows):
-        length = len(each.ids)
-        ids[row, :length] = torch.from_numpy(each.ids.astype(np.int64))
-        positions[row, :length] = torch.from_numpy(each.positions.astype(np.int64))
-        weights[row, :length] = torch.from_numpy(each.weights)
-        mask[row, :length, :length] = torch.from_numpy(visible(each))
-    return {"ids": ids, "positions": positions, "weights": weights, "mask": mask[:, None]}
+    T = -(-longest // ROW_MULTIPLE) * ROW_MULTIPLE
+    batch = {
+        "ids": np.full((len(rows), T), pad, dtype=np.int64),
+        "positions": np.zeros((len(rows), T), dtype=np.int64),
+        "segments": np.full((len(rows), T), PADDING, dtype=np.int64),
+        "weights": np.zeros((len(rows), T), dtype=np.float32),
+    }
+    for place, row in enumerate(rows):
+        for name, part in batch.items():
+            values = getattr(row, name)
+            part[place, : len(values)] = values
+    is_set = np.array([row.mode == "set" for row in rows])
+    return {name: torch.from_numpy(part) for name, part in (batch | {"is_set": is_set}).items()}
+
+
+def attention_mask(segments: Tensor, is_set: Tensor) -> Tensor:
+    """Return (B, 1, T, T) bool, True where the first may see the second.
+
+    Args:
+        segments: (B, T) int64, as in `Row`.
+        is_set: (B,) bool, whether documents are blind to one another.
+
+    Reference: visible, equal bit for bit but for padding.
+    """
+    seer, seen = segments[:, :, None], segments[:, None, :]
+    shared = (seer == seen) | ((seen >= 0) & ((seer < 0) | ~is_set[:, None, None]))
+    return shared.tril()[:, None]
 
 
 def visible(row: Row) -> NDArray[np.bool_]:
-    """Return (T, T) bool: may the first see the second?"""
-    seer, seen = row.segments[:, None], row.segments[None, :]
-    order = np.arange(len(row.segments))
-    before = order[:, None] >= order[None, :]
-    shared = (seer == seen) | ((seer < 0) & (seen >= 0))
-    if row.mode != "set":
-        shared |= (seer >= 0) & (seen >= 0)
-    seen_by: NDArray[np.bool_] = before & shared
+    """Return (T, T) bool: may the first see the second? Written out token by token, to be checked against."""
+    T = len(row.segments)
+    seen_by = np.zeros((T, T), dtype=np.bool_)
+    for seer in range(T):
+        for seen in range(seer + 1):
+            own, other = row.segments[seer], row.segments[seen]
+            is_document = other >= 0
+            seen_by[seer, seen] = own == other or (is_document and (own < 0 or row.mode != "set"))
     return seen_by
 
 

@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 from transformers import LlamaForCausalLM
 
-from training.encoding import Row, collate, pad_id
+from training.encoding import Row, attention_mask, collate, pad_id
 from training.mixture import Mixture
 from training.sizes import Size, make_model
 
@@ -100,7 +100,7 @@ def loss_of(model: LlamaForCausalLM, batch: dict[str, Tensor], z_loss: float) ->
     logits = model(
         input_ids=batch["ids"],
         position_ids=batch["positions"],
-        attention_mask=batch["mask"],
+        attention_mask=attention_mask(batch["segments"], batch["is_set"]),
         use_cache=False,
     ).logits[:, :-1]
     weights = batch["weights"][:, 1:]
@@ -122,7 +122,7 @@ def train(folder: Path, size: Size, tokenizer: Tokenizer, machine: Machine, *, s
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
     first = _restore(checkpoint, model, optimiser, machine.device)
-    run: Any = torch.compile(model) if machine.is_compiled else model
+    run: Any = torch.compile(model, dynamic=True) if machine.is_compiled else model
     is_gpu = machine.device.startswith("cuda")
     saved = logged = time.monotonic()
     num_tokens, losses = 0, []

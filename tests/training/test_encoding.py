@@ -13,8 +13,10 @@ from training import tokenizer as marks
 from training.contexts import NONE, Asked, Context
 from training.decode import answer, read_documents
 from training.encoding import (
+    PADDING,
     TAIL_POSITION,
     Mode,
+    attention_mask,
     collate,
     encode,
     encode_document,
@@ -105,14 +107,27 @@ def test_shuffling_keeps_evidence_with_its_document() -> None:
         assert "1932" in other.documents[other.asked[0].evidence[0]]
 
 
+def test_masks_are_their_definition_and_padding_is_seen_by_nothing_else(tokenizer: Tokenizer) -> None:
+    rows = [encode(CONTEXT, tokenizer, mode, 512) for mode in ("set", "sequential", "plain")]
+    batch = collate(rows, pad_id(tokenizer))
+    mask = attention_mask(batch["segments"], batch["is_set"])[:, 0].numpy()
+    for row, found in zip(rows, mask, strict=True):
+        size = len(row.ids)
+        assert np.array_equal(found[:size, :size], visible(row))
+        assert not found[:size, size:].any()
+        assert found.diagonal().all()
+    assert not (batch["weights"].numpy()[batch["segments"].numpy() == PADDING]).any()
+
+
 @pytest.mark.parametrize("mode", ["set", "sequential"])
 def test_masked_rows_and_stitched_caches_are_the_same_attention(tokenizer: Tokenizer, mode: Mode) -> None:
     model = make_model(MICRO, 0)
     row = encode(CONTEXT, tokenizer, mode, 512)
     batch = collate([row], pad_id(tokenizer))
     with torch.inference_mode():
+        mask = attention_mask(batch["segments"], batch["is_set"])
         masked = model(
-            input_ids=batch["ids"], position_ids=batch["positions"], attention_mask=batch["mask"], use_cache=False
+            input_ids=batch["ids"], position_ids=batch["positions"], attention_mask=mask, use_cache=False
         ).logits[0]
         cache = read_documents(model, tokenizer, CONTEXT.documents, mode)
         question = encode_question(tokenizer, CONTEXT.asked[0].question)

@@ -83,12 +83,15 @@ class Reading:
         return Span(self.offsets[begin][0], self.offsets[stop][1], -score)
 
 
-def is_answered(question: str, readings: Sequence[Reading]) -> bool:
-    """Say whether any passage answers; a question that is not English is not judged, since the reader reads English."""
+def is_answered(question: str, readings: Sequence[Reading], min_log_odds: float = MIN_LOG_ODDS) -> bool:
+    """Say whether any passage answers; there must be one.
+
+    A question that is not English is taken to be answered, since the reader reads English only.
+    """
     if not _ENGLISH.search(question):
-        return True
+        return bool(readings)
     spans = [reading.best_span() for reading in readings]
-    return any(span is not None and span.score >= MIN_LOG_ODDS for span in spans)
+    return any(span is not None and span.score >= min_log_odds for span in spans)
 
 
 class SpanReader:
