@@ -130,5 +130,4 @@ def _tell(rng: random.Random, facts: list[_Fact], shape: FactShape) -> str:
 
 
 def _state(rng: random.Random, relation: Relation, name: str, value: str, shape: FactShape) -> str:
-    sentence = relation.fill(rng.choice(relation.statements(kept=shape.kept_patterns)), name, value)
-    return sentence[0].upper() + sentence[1:]
+    return relation.fill(rng.choice(relation.statements(kept=shape.kept_patterns)), name, value)
