@@ -64,11 +64,13 @@ def make_chains(rng: random.Random, num_chains: int, chain_len: int, num_documen
         value, chain = str(rng.randrange(10_000, 99_999)), drawn[row * chain_len : (row + 1) * chain_len]
         sources = [value, *chain]
         lines.append([f"VAR {name} = {source}" for name, source in zip(chain, sources, strict=False)])
-        asked.append(Asked(f"Which variables hold {value}?", " ".join(chain)))
+        asked.append((f"Which variables hold {value}?", " ".join(chain)))
     merged = []
     while any(lines):
         merged.append(rng.choice([chain for chain in lines if chain]).pop(0))
-    return Context("chains", _spread(merged, num_documents), asked[:NUM_QUESTIONS])
+    documents = _spread(merged, num_documents)
+    every = tuple(range(len(documents)))
+    return Context("chains", documents, [Asked(question, answer, every) for question, answer in asked[:NUM_QUESTIONS]])
 
 
 def make_counted_words(rng: random.Random, num_words: int, num_documents: int) -> Context:
@@ -78,7 +80,9 @@ def make_counted_words(rng: random.Random, num_words: int, num_documents: int) -
     while len(held) < num_words:
         held += [rng.choice(rest)]
     rng.shuffle(held)
-    return Context("counted words", _spread(held, num_documents), [Asked("Which word is most frequent?", common)])
+    documents = _spread(held, num_documents)
+    every = tuple(range(len(documents)))
+    return Context("counted words", documents, [Asked("Which word is most frequent?", common, every)])
 
 
 def _spread(lines: list[str], num_documents: int) -> list[str]:
