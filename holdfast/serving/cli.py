@@ -300,7 +300,7 @@ def verify(settings: Settings, as_json: AsJson = False) -> None:
 
 @sealing_keys.command("create")
 @with_settings("key_file")
-def create_sealing_key(settings: Settings) -> None:
+def create_sealing_key(settings: Settings, as_json: AsJson = False) -> None:
     """Add a key to the key file, made where there is none; the last key of the file is the one that is used.
 
     Example:
@@ -309,7 +309,11 @@ def create_sealing_key(settings: Settings) -> None:
     """
     from holdfast.serving import cli_keys, cli_output
 
-    cli_output.out.print(cli_keys.create_key(settings))
+    key_id = cli_keys.create_key(settings)
+    if as_json:
+        cli_output.print_json({"key_id": key_id})
+    else:
+        cli_output.out.print(key_id)
 
 
 @sealing_keys.command("rotate")
@@ -317,6 +321,7 @@ def create_sealing_key(settings: Settings) -> None:
 def rotate_keys(
     settings: Settings,
     store: Annotated[str | None, typer.Option(help="Seal the contents of this vector store again.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Replace keys: those of one vector store, or with no --store the root of all, under the newest key of the file.
 
@@ -329,7 +334,11 @@ def rotate_keys(
     from holdfast.serving import cli_keys, cli_output, cli_query
 
     with cli_query.open_service(settings) as service:
-        cli_output.out.print("\n".join(cli_keys.rotate(service, store)))
+        lines = cli_keys.rotate(service, store)
+    if as_json:
+        cli_output.print_json({"rotated": lines})
+    else:
+        cli_output.out.print("\n".join(lines))
 
 
 @keys.command("create")

@@ -16,8 +16,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from holdfast.retrieval import stored_index
 from holdfast.retrieval.documents import Document, read_document
+from holdfast.retrieval.index import BinaryIndex
 from holdfast.serving import ingestion
 from holdfast.serving.collection import Collections, NewFile
 from holdfast.serving.database import Database
@@ -29,6 +32,7 @@ WORDS = ("storm", "harbour", "lantern", "meadow", "granite")
 
 def main(conftest: str, data_dir: str, journal: str) -> None:
     fixtures = _load(Path(conftest))
+    BinaryIndex(2).add(np.zeros(1, dtype=np.uint64), np.array([[1, 0]], dtype=np.float32))  # loads the compiled kernels
     for line in sys.stdin:
         seed, is_parsing_apart = line.split()
         pid = os.fork()
