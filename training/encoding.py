@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from holdfast.serving.engine.set_attention import MAX_DOCUMENT_LEN
 from training.contexts import NONE, Asked, Context
 from training.tokenizer import ANSWER, DOCUMENT, END, END_DOCUMENT, END_QUESTION, PAD, QUESTION
 
 Mode = Literal["set", "sequential", "plain"]
-TAIL_POSITION = 512
-"""where every tail begins in set mode, and the most tokens of a document (L_max)"""
+TAIL_POSITION = MAX_DOCUMENT_LEN
+"""where every tail begins in set mode"""
 ROW_MULTIPLE = 64
 PADDING = -(2**15)
 """the segment of what pads a row"""

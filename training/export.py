@@ -8,14 +8,14 @@ import torch
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from training.encoding import TAIL_POSITION
+from holdfast.serving.engine.hf import TRAINED_FOR_SETS
 from training.tokenizer import END, PAD
 
 
 def export(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write weights, configuration and tokenizer; the configuration's `tail_position` is where set mode puts tails."""
+    """Write weights, configuration and tokenizer; the configuration says that the model was trained for set mode."""
     model = model.to(torch.bfloat16)
-    model.config.tail_position = TAIL_POSITION
+    setattr(model.config, TRAINED_FOR_SETS, True)
     model.generation_config.eos_token_id = model.config.eos_token_id
     model.generation_config.pad_token_id = model.config.pad_token_id
     model.save_pretrained(folder)

@@ -77,6 +77,7 @@ def test_the_export_generates_what_the_checkpoint_generates(run: Path, tokenizer
     exported = AutoModelForCausalLM.from_pretrained(run / "export")
     assert type(exported).__name__ == "LlamaForCausalLM"
     assert exported.dtype == torch.bfloat16
+    assert exported.config.holdfast_set_mode is True
     own = load_checkpoint(run, MICRO)[0].to(torch.bfloat16)
     text = "The Alder Bridge was opened in 1932."
     ids = torch.tensor([encode_document(tokenizer, text) + encode_question(tokenizer, "When was it opened?")])
