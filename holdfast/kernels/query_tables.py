@@ -1,8 +1,8 @@
 """Queries as tables of 16 partial sums, one for each nibble of a code, for `scan_vector.py`.
 
 Entries are unsigned bytes: each table is moved up by its lowest entry, which the query's constant takes back. How many
-rows can be added up in a byte follows from the query's own numbers. A query too wide for one row in a byte becomes two,
-16 * high + low: `num_parts` is 1 or 2 accordingly. So sums are exact, whatever the query.
+entries can be added up in a byte follows from the query's own numbers. A query of which one entry is too wide becomes
+two, 16 * high + low: `num_parts` is 1 or 2 accordingly. So sums are exact, whatever the query.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def fill_tables(
     """
     num_queries, width = queries.shape
     num_parts, per_nibble, top = len(tables) // num_queries, 4 // bits, (1 << bits) - 1
-    ranges = np.empty(tables.shape[1], dtype=np.int64)
+    ranges = np.empty(2 * tables.shape[1], dtype=np.int64)
     entries = np.empty(16, dtype=np.int64)
     for place in range(len(tables)):
         query, is_low = place // num_parts, place % num_parts == 1
@@ -53,7 +53,7 @@ def fill_tables(
                     entries[value] += ((value >> (bits * step)) & top) * number
             for value in range(16):
                 tables[place, nibble >> 1, nibble & 1, value] = (entries[value] - lowest) & 255
-            ranges[nibble >> 1] = highest - lowest + (ranges[nibble >> 1] if nibble & 1 else 0)
+            ranges[nibble] = highest - lowest
             constant += 2 * weight * lowest
         constants[query] = constant + (constants[query] if is_low else 0)
         groups[place] = widest_group(ranges)
@@ -64,17 +64,21 @@ def fill_tables(
 
 @compiled
 def widest_group(ranges: NDArray[np.int64]) -> int:
-    """Return how many rows (4, 2 or 1) can be added up in a byte; 0 if not even one, or if 16 bits do not hold all."""
-    whole = pair = four = 0
-    group = 4
-    for row in range(len(ranges)):
-        whole += ranges[row]
-        pair = ranges[row] + (pair if row % 2 else 0)
-        four = ranges[row] + (four if row % 4 else 0)
-        if ranges[row] > 255 or whole > 65535:
+    """Return how many neighbours (8, 4, 2 or 1) can be added up in a byte; 0 if none, or if 16 bits do not hold all."""
+    whole = two = four = eight = 0
+    group = 8
+    for nibble in range(len(ranges)):
+        own = ranges[nibble]
+        whole += own
+        two = own + (two if nibble % 2 else 0)
+        four = own + (four if nibble % 4 else 0)
+        eight = own + (eight if nibble % 8 else 0)
+        if own > 255 or whole > 65535:
             return 0
-        if pair > 255:
+        if two > 255:
             group = 1
         elif four > 255:
             group = min(group, 2)
+        elif eight > 255:
+            group = min(group, 4)
     return group

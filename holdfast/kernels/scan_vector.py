@@ -1,8 +1,8 @@
 """The compiled kernel of `scan.py` for processors that can look 16 bytes up in one vector instruction.
 
 AVX2, SSSE3 and NEON can. Every nibble of a code is looked up in a table of 16 partial sums (`query_tables.py`) that
-lies in one register, for 16 or 32 codes at a time. Sums are unsigned bytes, widened after as many rows as the tables
-allow.
+lies in one register, for 16 or 32 codes at a time. Sums are unsigned bytes, widened after as many look-ups as the
+tables allow.
 
 numba has no such instruction, so the inner loop is written in LLVM's language (`sum_block`); no C compiler is needed.
 numba caches compiled code by the file a function stands in, so what changes together stands here.
@@ -66,7 +66,7 @@ def sum_block(
     Args (addresses and counts):
         codes: (num_rows, 32) uint8.
         tables: (num_tables, num_rows, 2, 16) uint8, for the low and the high nibble of each row.
-        group: 1, 2 or 4 rows whose entries together never exceed 255.
+        group: 1, 2, 4 or 8 tables, neighbours in a query, of which entries together never exceed 255.
         sums: (num_tables, 2, 16) uint16, of the even and of the odd codes; written.
     """
 
@@ -143,7 +143,7 @@ class _BlockSum:
     def _add_all_rows(self, for_each_table: ForEach, add: Add) -> None:
         b = self.builder
         fours = b.and_(self.num_rows, I64(-4))  # the rows left over go one by one
-        for group in (4, 2, 1):
+        for group in (8, 4, 2, 1):
             is_group = b.icmp_signed("==", self.group, I64(group))
             with b.if_then(is_group), cgutils.for_range_slice(b, I64(0), fours, I64(4)) as (row, _):
                 self._add_rows(row, 4, group, for_each_table, add)
@@ -164,7 +164,7 @@ class _BlockSum:
                     b.call(self.look_up, [self._table(b.add(base, I64(16 * place))), part])
                     for place, part in enumerate(nibbles)
                 ]
-                groups = [found[first : first + 2 * group] for first in range(0, len(found), 2 * group)]
+                groups = [found[first : first + group] for first in range(0, len(found), group)]
                 pairs = [b.bitcast(self._sum(members), self.shorts) for members in groups]
                 add(start, table, self._sum(pairs))
                 add(start + 32, table, self._sum([b.lshr(pair, _splat(self.shorts, 8)) for pair in pairs]))
@@ -261,7 +261,7 @@ def scan_tables(
         for query in range(0, num_queries, tile):
             num_tables = num_parts * min(tile, num_queries - query)
             first_table = num_parts * query
-            group = 4
+            group = 8
             for table in range(first_table, first_table + num_tables):
                 group = min(group, groups[table])
             for block in range(start, min(start + chunk, last)):
