@@ -29,7 +29,7 @@ Batches = Iterator[Vectors]
 DIM = 384
 TOP_K = 10
 COPY_NOISE = 0.33  # a copy has a cosine of about 0.95 with what it was made from
-QUERY_LIMIT = 24
+QUERY_LIMITS = {1: 24, 2: 15, 4: 15}  # of the whole numbers of a query: small enough for the widest steps of the scan
 STEPS = {1: 2.0, 2: 0.9957, 4: 0.3352}  # of a uniform quantiser of normally distributed numbers; Max (1960)
 EF_SEARCH = (16, 32, 64, 128, 256)
 
@@ -60,7 +60,7 @@ def batches_of(vectors: Vectors, num_vectors: int, size: int = 20_000) -> Batche
 
 
 def build_scan(bits: int, batches: Batches) -> Built:
-    """Our codes alone: a seeded rotation, `bits` a coordinate, the query in whole numbers up to 24."""
+    """Our codes alone: a seeded rotation, `bits` a coordinate, the query in whole numbers of 5 or 6 bits."""
     from holdfast.kernels.hadamard import make_rotation, rotate
     from holdfast.kernels.packing import pack
     from holdfast.kernels.scan import scan_top_k
@@ -76,7 +76,7 @@ def build_scan(bits: int, batches: Batches) -> Built:
 
     def search(queries: Vectors, threads: int) -> NDArray[np.int64]:
         rotated = rotate(queries, rotation)
-        scales = np.float32(QUERY_LIMIT) / np.abs(rotated).max(axis=1, keepdims=True)
+        scales = np.float32(QUERY_LIMITS[bits]) / np.abs(rotated).max(axis=1, keepdims=True)
         numbers = np.rint(rotated * scales).astype(np.int8)
         return scan_top_k(blocks, ids, numbers, TOP_K, bits=bits, num_threads=threads)[1]
 

@@ -129,8 +129,9 @@ def _make_scanner(
 
     Empty `masks` allow every row. The first call compiles, or loads what was compiled.
     """
+    from holdfast.kernels.query_tables import fill_tables
     from holdfast.kernels.scan_cpu import scan_bytes
-    from holdfast.kernels.scan_vector import fill_tables, look_up_instruction, scan_tables
+    from holdfast.kernels.scan_vector import look_up_instruction, scan_tables
 
     num_queries = len(queries)
     if look_up_instruction() is not None:
@@ -148,7 +149,8 @@ def _best(scores: Scores, rows: Rows, ids: NDArray[np.uint64], top_k: int) -> tu
     if len(ids) == 0:
         return scores[:, :top_k], rows[:, :top_k]
     order = total_order(scores, ids[rows], rows >= 0)[:, :top_k]
-    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+    lines = np.arange(len(order))[:, None]
+    return scores[lines, order], rows[lines, order]
 
 
 def _as_stored(array: NDArray[Any]) -> NDArray[Any]:

@@ -1,9 +1,8 @@
 """The compiled kernel of `scan.py` for processors that can look 16 bytes up in one vector instruction.
 
-AVX2, SSSE3 and NEON can. Every nibble of a code is looked up in a table of 16 partial sums that lies in one register,
-for 16 or 32 codes at a time. Sums are unsigned bytes, widened before they can overflow: after as many rows as the
-query's own numbers allow. A query too wide for that is scanned as two, 16 * high + low; `num_parts` is 1 or 2
-accordingly.
+AVX2, SSSE3 and NEON can. Every nibble of a code is looked up in a table of 16 partial sums (`query_tables.py`) that
+lies in one register, for 16 or 32 codes at a time. Sums are unsigned bytes, widened after as many look-ups as the
+tables allow.
 
 numba has no such instruction, so the inner loop is written in LLVM's language (`sum_block`); no C compiler is needed.
 numba caches compiled code by the file a function stands in, so what changes together stands here.
@@ -25,12 +24,16 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from holdfast.kernels.packing import BLOCK_SIZE
+from holdfast.kernels.query_tables import HIGH_WEIGHT
 from holdfast.kernels.scan_cpu import block_mask, compiled, offer
 
 TABLE_BYTES = 24 * 1024  # tables of the queries scanned in one pass: they stay in the first-level cache
 CHUNK_BYTES = 256 * 1024  # codes that pass by all queries before the next: they stay in the second-level cache
 PREFETCH_BYTES = 6 * 1024  # how far ahead codes are asked for; the hardware by itself stops at page ends
-HIGH_WEIGHT = 16  # of the high half of a query scanned as two
+
+ForEach = Callable[[Callable[[Any], None]], None]
+Add = Callable[[int, Any, Any], None]
+"""(place in bytes among the sums of a table, table, value): add to a sum"""
 
 I8, I16, I32, I64 = (ir.IntType(width) for width in (8, 16, 32, 64))
 
@@ -63,7 +66,7 @@ def sum_block(
     Args (addresses and counts):
         codes: (num_rows, 32) uint8.
         tables: (num_tables, num_rows, 2, 16) uint8, for the low and the high nibble of each row.
-        group: 1, 2 or 4 rows whose entries together never exceed 255.
+        group: 1, 2, 4 or 8 tables, neighbours in a query, of which entries together never exceed 255.
         sums: (num_tables, 2, 16) uint16, of the even and of the odd codes; written.
     """
 
@@ -95,56 +98,83 @@ class _BlockSum:
 
     def emit(self) -> None:
         b = self.builder
-        self._for_each_sum(self._clear)
-        whole = b.and_(self.num_rows, b.neg(self.group))  # rows of whole groups; those left over go one by one
-        for count in (4, 2):
-            is_group = b.icmp_signed("==", self.group, I64(count))
-            with b.if_then(is_group), cgutils.for_range_slice(b, I64(0), whole, I64(count)) as (row, _):
-                self._add_rows(row, count)
-        first = b.select(b.icmp_signed("==", self.group, I64(1)), I64(0), whole)
-        with cgutils.for_range_slice(b, first, self.num_rows, I64(1)) as (row, _):
-            self._add_rows(row, 1)
-        self._for_each_sum(self._part)
+        with b.if_else(b.icmp_signed("==", self.num_tables, I64(1))) as (is_single, are_several):
+            with is_single:
+                self._sum_in_registers()
+            with are_several:  # a row of codes is read once for all tables, so the sums are in memory
+                self._for_each_table(self._clear)
+                self._add_all_rows(self._for_each_table, self._add_to_memory)
+        self._for_each_table(self._part)
 
-    def _for_each_sum(self, act: Callable[[Any, Any], None]) -> None:
+    def _sum_in_registers(self) -> None:
+        b, zero = self.builder, _splat(self.shorts, 0)
+        allocate: Any = cgutils.alloca_once_value
+        sums = {start + parity: allocate(b, zero) for start in self.starts for parity in (0, 32)}
+        for register in sums.values():
+            b.store(zero, register)
+
+        def add(place: int, table: Any, value: Any) -> None:
+            b.store(b.add(b.load(sums[place]), value), sums[place])
+
+        self._add_all_rows(lambda act: act(I64(0)), add)
+        for place, register in sums.items():
+            _store(b, self.sums, I64(place), b.load(register))
+
+    def _add_to_memory(self, place: int, table: Any, value: Any) -> None:
+        at = self._times(table, 64, place)
+        _store(self.builder, self.sums, at, self.builder.add(_load(self.builder, self.sums, at, self.shorts), value))
+
+    def _for_each_table(self, act: Callable[[Any], None]) -> None:
         with cgutils.for_range(self.builder, self.num_tables) as loop:
-            for start in self.starts:
-                act(*self._places(loop.index, start))
+            act(loop.index)
 
-    def _places(self, table: Any, start: int) -> tuple[Any, Any]:
-        """Where the sums of even and odd codes lie, in bytes."""
-        even = self._times(table, 64, start)
-        return even, self.builder.add(even, I64(32))
+    def _clear(self, table: Any) -> None:
+        for place in range(0, 64, self.lanes):
+            _store(self.builder, self.sums, self._times(table, 64, place), _splat(self.shorts, 0))
 
-    def _clear(self, even: Any, odd: Any) -> None:
-        _store(self.builder, self.sums, even, _splat(self.shorts, 0))
-        _store(self.builder, self.sums, odd, _splat(self.shorts, 0))
-
-    def _part(self, even: Any, odd: Any) -> None:
+    def _part(self, table: Any) -> None:
         """What was added to the even sums are pairs of bytes: take the odd ones out again."""
-        pairs = _load(self.builder, self.sums, even, self.shorts)
-        above = self.builder.shl(_load(self.builder, self.sums, odd, self.shorts), _splat(self.shorts, 8))
-        _store(self.builder, self.sums, even, self.builder.sub(pairs, above))
+        b = self.builder
+        for start in self.starts:
+            even, odd = self._times(table, 64, start), self._times(table, 64, start + 32)
+            above = b.shl(_load(b, self.sums, odd, self.shorts), _splat(self.shorts, 8))
+            _store(b, self.sums, even, b.sub(_load(b, self.sums, even, self.shorts), above))
 
-    def _add_rows(self, row: Any, count: int) -> None:
+    def _add_all_rows(self, for_each_table: ForEach, add: Add) -> None:
+        b = self.builder
+        fours = b.and_(self.num_rows, I64(-4))  # the rows left over go one by one
+        for group in (8, 4, 2, 1):
+            is_group = b.icmp_signed("==", self.group, I64(group))
+            with b.if_then(is_group), cgutils.for_range_slice(b, I64(0), fours, I64(4)) as (row, _):
+                self._add_rows(row, 4, group, for_each_table, add)
+        with cgutils.for_range_slice(b, fours, self.num_rows, I64(1)) as (row, _):
+            self._add_rows(row, 1, 1, for_each_table, add)
+
+    def _add_rows(self, row: Any, count: int, group: int, for_each_table: ForEach, add: Add) -> None:
         b = self.builder
         for step in range(0, count * BLOCK_SIZE, 64):
             ahead = b.gep(self.codes, [self._times(row, BLOCK_SIZE, PREFETCH_BYTES + step)])
             b.call(self.fetch, [ahead, I32(0), I32(3), I32(1)])  # to read, into the nearest cache, as data
         for start in self.starts:
             nibbles = [part for step in range(count) for part in self._nibbles(b.add(row, I64(step)), start)]
-            with cgutils.for_range(b, self.num_tables) as loop:
-                base = self._times(b.add(b.mul(loop.index, self.num_rows), row), 32)
+
+            def add_table(table: Any, start: int = start, nibbles: list[Any] = nibbles) -> None:
+                base = self._times(b.add(b.mul(table, self.num_rows), row), 32)
                 found = [
                     b.call(self.look_up, [self._table(b.add(base, I64(16 * place))), part])
                     for place, part in enumerate(nibbles)
                 ]
-                while len(found) > 1:
-                    found = [b.add(*found[place : place + 2]) for place in range(0, len(found), 2)]
-                pairs = b.bitcast(found[0], self.shorts)
-                even, odd = self._places(loop.index, start)
-                self._add_to(even, pairs)
-                self._add_to(odd, b.lshr(pairs, _splat(self.shorts, 8)))
+                groups = [found[first : first + group] for first in range(0, len(found), group)]
+                pairs = [b.bitcast(self._sum(members), self.shorts) for members in groups]
+                add(start, table, self._sum(pairs))
+                add(start + 32, table, self._sum([b.lshr(pair, _splat(self.shorts, 8)) for pair in pairs]))
+
+            for_each_table(add_table)
+
+    def _sum(self, values: list[Any]) -> Any:
+        while len(values) > 1:
+            values = [self.builder.add(*values[place : place + 2]) for place in range(0, len(values), 2)]
+        return values[0]
 
     def _nibbles(self, row: Any, start: int) -> list[Any]:
         b = self.builder
@@ -157,10 +187,6 @@ class _BlockSum:
         table = _load(self.builder, self.tables, offset, ir.VectorType(I8, 16))
         repeat = ir.Constant(ir.VectorType(I32, self.lanes), [lane % 16 for lane in range(self.lanes)])
         return self.builder.shuffle_vector(table, table, repeat)
-
-    def _add_to(self, offset: Any, value: Any) -> None:
-        before = _load(self.builder, self.sums, offset, self.shorts)
-        _store(self.builder, self.sums, offset, self.builder.add(before, value))
 
     def _times(self, value: Any, factor: int, plus: int = 0) -> Any:
         return self.builder.add(self.builder.mul(value, I64(factor)), I64(plus))
@@ -211,69 +237,6 @@ passing_single, passing_double = _make_passing(1), _make_passing(2)
 
 
 @compiled
-def fill_tables(
-    queries: NDArray[np.int8],
-    bits: int,
-    tables: NDArray[np.uint8],
-    groups: NDArray[np.int64],
-    constants: NDArray[np.int64],
-) -> bool:
-    """Make the tables of `sum_block`, of each query or of its high and low half; False when they do not suffice.
-
-    A score is twice the sum of what is looked up (high half times 16) plus the query's constant.
-    """
-    num_queries, width = queries.shape
-    num_parts, per_nibble, top = len(tables) // num_queries, 4 // bits, (1 << bits) - 1
-    ranges = np.empty(tables.shape[1], dtype=np.int64)
-    entries = np.empty(16, dtype=np.int64)
-    for place in range(len(tables)):
-        query, is_low = place // num_parts, place % num_parts == 1
-        weight = HIGH_WEIGHT if num_parts == 2 and not is_low else 1
-        constant = 0
-        for nibble in range(width // per_nibble):
-            lowest = highest = 0
-            for value in range(16):
-                entries[value] = 0
-            for step in range(per_nibble):
-                number: Any = np.int64(queries[query, per_nibble * nibble + step])
-                constant -= 0 if is_low else top * number
-                if num_parts == 2:
-                    low = ((number + 8) & 15) - 8
-                    number = low if is_low else (number - low) >> 4
-                lowest += top * min(number, 0)
-                highest += top * max(number, 0)
-                for value in range(16):
-                    entries[value] += ((value >> (bits * step)) & top) * number
-            for value in range(16):
-                tables[place, nibble >> 1, nibble & 1, value] = (entries[value] - lowest) & 255
-            ranges[nibble >> 1] = highest - lowest + (ranges[nibble >> 1] if nibble & 1 else 0)
-            constant += 2 * weight * lowest
-        constants[query] = constant + (constants[query] if is_low else 0)
-        groups[place] = widest_group(ranges)
-        if groups[place] == 0:
-            return False
-    return True
-
-
-@compiled
-def widest_group(ranges: NDArray[np.int64]) -> int:
-    """Return how many rows (4, 2 or 1) can be added up in a byte; 0 if not even one, or if 16 bits do not hold all."""
-    whole = pair = four = 0
-    group = 4
-    for row in range(len(ranges)):
-        whole += ranges[row]
-        pair = ranges[row] + (pair if row % 2 else 0)
-        four = ranges[row] + (four if row % 4 else 0)
-        if ranges[row] > 255 or whole > 65535:
-            return 0
-        if pair > 255:
-            group = 1
-        elif four > 255:
-            group = min(group, 2)
-    return group
-
-
-@compiled
 def scan_tables(
     blocks: NDArray[np.uint8],
     ids: NDArray[np.uint64],
@@ -298,7 +261,7 @@ def scan_tables(
         for query in range(0, num_queries, tile):
             num_tables = num_parts * min(tile, num_queries - query)
             first_table = num_parts * query
-            group = 4
+            group = 8
             for table in range(first_table, first_table + num_tables):
                 group = min(group, groups[table])
             for block in range(start, min(start + chunk, last)):
