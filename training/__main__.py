@@ -70,7 +70,8 @@ def _train(folder: Path, size: Size, options: argparse.Namespace) -> None:
     from training.train import Machine, anneal_step, train
 
     until = anneal_step(size) if options.stage == "pretrain" else size.num_steps
-    machine = Machine(options.device, options.threads, options.workers - 1, options.compile, options.rows)
+    rows_a_pass = options.rows or (4 if options.device == "cpu" else 64)
+    machine = Machine(options.device, options.threads, options.workers - 1, options.compile, rows_a_pass)
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     print(f"step {train(folder, size, tokenizer, machine, seed=options.seed, until=until)} of {size.num_steps}")
 
@@ -109,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=1, help="of one process")
     parser.add_argument("--workers", type=int, default=1, help="processes, this one included")
-    parser.add_argument("--rows", type=int, default=64, help="most full rows in one pass over the model")
+    parser.add_argument("--rows", type=int, help="most full rows in one pass over the model; 4 on a CPU, else 64")
     parser.add_argument("--compile", action="store_true", help="torch.compile; worth its minutes on a GPU only")
     parser.add_argument("--contexts", type=int, help="how many contexts to learn from, to show or to evaluate on")
     return parser

@@ -93,7 +93,7 @@ SIZES = {
     for size in (
         Size("r-30m", 8192, 512, 9, 8, 4, 64, 1408, CURRICULUM, 2_000, 524_288, 1e-3),
         Size("r-8m", 8192, 256, 8, 4, 2, 64, 688, CURRICULUM, 2_400, 524_288, 1e-3),
-        Size("cpu-3m", 4096, 192, 6, 3, 3, 64, 512, SMALL_CURRICULUM, 4_400, 8_192, 1e-3),
+        Size("cpu-3m", 4096, 192, 6, 3, 3, 64, 512, SMALL_CURRICULUM, 2_400, 4_096, 1e-3),
         Size("micro", 512, 32, 2, 2, 1, 16, 64, MICRO_CURRICULUM, 12, 1_024, 1e-3, warmup_steps=4, log_every=2),
     )
 }
