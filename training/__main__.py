@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
+import shutil
 from pathlib import Path
 
 from training.sizes import SIZES, Size
 
 RUNS = Path("training-runs")
-STAGES = ("tokenizer", "data", "pretrain", "anneal", "evaluate", "export", "plot", "spans", "export-spans")
+STAGES = (
+    *("tokenizer", "data", "pretrain", "anneal", "evaluate", "export", "plot"),
+    *("preferences", "dpo"),
+    *("spans", "export-spans"),
+)
+PREFERRED = ("facts", "real questions")
+"""the kinds of context that preferences are made of"""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -27,6 +35,10 @@ def main(arguments: list[str] | None = None) -> None:
         _evaluate(folder, size, options)
     elif options.stage == "export":
         _export(folder, size, options)
+    elif options.stage == "preferences":
+        _make_preferences(folder, size, options)
+    elif options.stage == "dpo":
+        _train_preferences(folder, size, options)
     elif options.stage == "plot":
         from training.plot import plot
 
@@ -88,6 +100,35 @@ def _evaluate(folder: Path, size: Size, options: argparse.Namespace) -> None:
     (folder / f"evaluation.{step}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     for row in rows:
         print(row)
+
+
+def _make_preferences(folder: Path, size: Size, options: argparse.Namespace) -> None:
+    from training.mixture import draw_context
+    from training.preferences import make_preferences, save_preferences
+    from training.tokenizer import load_tokenizer
+    from training.train import load_checkpoint
+
+    drawn = (
+        draw_context(random.Random(f"{options.seed}/preferences/{number}"), size.phases[-1])
+        for number in itertools.count()
+    )
+    contexts = itertools.islice((each for each in drawn if each.kind in PREFERRED), options.contexts or 400)
+    model = load_checkpoint(folder, size)[0].to(options.device)
+    made = make_preferences(model, load_tokenizer(folder / "tokenizer.json"), contexts, options.seed)
+    print(f"{save_preferences(folder / 'preferences.jsonl', made)} pairs in {folder / 'preferences.jsonl'}")
+
+
+def _train_preferences(folder: Path, size: Size, options: argparse.Namespace) -> None:
+    from training.dpo import save, train_preferences
+    from training.preferences import load_preferences
+    from training.train import load_checkpoint
+
+    model, step = load_checkpoint(folder, size)
+    model = model.to(options.device)
+    losses = train_preferences(model, load_preferences(folder / "preferences.jsonl"), options.seed)
+    save(folder / "dpo", model, step)
+    shutil.copy(folder / "tokenizer.json", folder / "dpo" / "tokenizer.json")
+    print(f"loss of each pass {', '.join(f'{loss:.4f}' for loss in losses)}; go on with --run {folder / 'dpo'}")
 
 
 def _export(folder: Path, size: Size, options: argparse.Namespace) -> None:

@@ -44,7 +44,8 @@ class Mixture:
             mode = "plain"
         size = phase.max_sequential_tokens if mode == "sequential" else phase.max_tokens
         context = shuffled(context, rng)
-        return encode(context, self._tokenizer, mode, size, read_weight=phase.read_weight)
+        weights = {"read_weight": phase.read_weight, "question_weight": phase.question_weight}
+        return encode(context, self._tokenizer, mode, size, **weights)
 
 
 def draw_context(rng: random.Random, phase: Phase) -> Context:
