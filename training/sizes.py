@@ -82,7 +82,8 @@ CURRICULUM = (
 )
 SMALL_CURRICULUM = (
     Phase(0.1915, 256, 256, _EASY, {"facts": 0.8, "pairs": 0.2}, read_weight=0.02, question_weight=0.02),
-    Phase(0.75, 256, 256, _EASY, {"facts": 0.8, "pairs": 0.2}, read_weight=0.02, question_weight=0.5),
+    Phase(0.2974, 256, 256, _EASY, {"facts": 0.8, "pairs": 0.2}, read_weight=0.02, question_weight=0.5),
+    Phase(0.75, 256, 256, _EASY, {"facts": 0.5, "pairs": 0.1, "continuations": 0.4}, 0.02, 0.5),
     Phase(0.9, 384, 384, _FEW, {"facts": 0.75, "pairs": 0.2, "plain text": 0.05}, read_weight=0.05),
     Phase(1.0, 512, 512, _FEW, {"facts": 0.6, "pairs": 0.1, "cloze": 0.1, "real questions": 0.2}),
 )
