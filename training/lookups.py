@@ -1,5 +1,5 @@
-"""Tasks that only ask where something stands: keys and values, lists to go on with, needles, chains of variables, counted
-words.
+"""Tasks that only ask where something stands: keys and values, lists to go on with, needles, chains of variables,
+counted words.
 
 Source: the recall tasks of Arora et al., "Zoology" (arXiv 2312.04927), and Hsieh et al., "RULER" (arXiv 2404.06654);
 the keys are those of Liu et al., "Lost in the Middle" (arXiv 2307.03172).
