@@ -26,13 +26,11 @@ from holdfast.retrieval.store import StoredPassage
 from holdfast.serving import sealed_tables
 from holdfast.serving.database import Database
 from holdfast.serving.parsed_document import ParsedDocument
-from holdfast.serving.sealed_cache import OpenedCache
-from holdfast.serving.sealed_document import PassageTable, SealedDocument, to_blocks, to_objects
+from holdfast.serving.sealed_document import SealedDocument, to_blocks, to_objects
 from holdfast.serving.sealed_index import GROUP, OpenIndex, Part, new_part_name
 from holdfast.serving.sealed_objects import ObjectName, SealedObjects
 from holdfast.serving.sealed_tables import SealedRow
-
-Documents = Mapping[int, SealedDocument]
+from holdfast.serving.sealed_texts import SealedTexts
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +72,7 @@ class SealedCollection:
         self._dim = dim
         self._open: OpenIndex | None = None
         self._documents: dict[int, SealedDocument] = {}
-        self._tables: OpenedCache[PassageTable] = OpenedCache(cache_bytes)
-        self._blocks: OpenedCache[str] = OpenedCache(cache_bytes)
+        self._texts = SealedTexts(objects, cache_bytes)
         self._changes = threading.Lock()
         self._lock = ReadWriteLock()
 
@@ -107,31 +104,12 @@ class SealedCollection:
     def load_passages(self, ids: Sequence[int]) -> dict[int, StoredPassage]:
         """Return passages by id, inside `reading`; all of them are in the index."""
         places = dict(zip(ids, self._opened.find(ids), strict=True))
-        documents = {number: self._documents[number] for number, _ in places.values()}
-        tables = self._load_tables(documents)
-        needed = {(number, part) for number, row in places.values() for part in tables[number].blocks(row)}
-        blocks = self._load_blocks(documents, needed)
-        found = {}
-        for passage_id, (number, row) in places.items():
-            table = tables[number]
-            own = {part: blocks[number, part] for part in table.blocks(row)}
-            found[passage_id] = StoredPassage(
-                passage_id,
-                documents[number].document,
-                int(table.starts[row]),
-                int(table.ends[row]),
-                int(table.pages[row]) or None,
-                table.headings[row],
-                table.cut(row, own),
-            )
-        return found
+        return self._texts.load_passages(places, self._documents)
 
     def load_text(self, document: int) -> str:
         """Return the text that passages' offsets point into, inside `reading`."""
         [sealed] = [sealed for sealed in self._documents.values() if sealed.document == document]
-        parts = {(sealed.number, part) for part in range(sealed.num_blocks)}
-        blocks = self._load_blocks({sealed.number: sealed}, parts)
-        return "".join(blocks[sealed.number, part] for part in range(sealed.num_blocks))
+        return self._texts.load_text(sealed)
 
     # changing
 
@@ -167,8 +145,7 @@ class SealedCollection:
                 opened.add(name, part)
             opened.index.compact()
             self._open, self._documents = opened, documents
-            self._tables.clear()
-            self._blocks.clear()
+            self._texts.forget()
         self._remove_orphans()
 
     def add(self, parsed: ParsedDocument, ids: NDArray[np.uint64]) -> Addition:
@@ -211,8 +188,7 @@ class SealedCollection:
             if name in self._objects
         ]
         self._remove([sealed.number for sealed in documents], removed)
-        self._tables.clear()
-        self._blocks.clear()
+        self._texts.forget()
 
     def merge_parts_if_due(self) -> None:
         """Write many small parts of the index as one; searches go on."""
@@ -305,13 +281,13 @@ class SealedCollection:
         numbers, num_rows = np.unique(self._opened.places().documents, return_counts=True)
         counts = dict(zip(numbers.tolist(), num_rows.tolist(), strict=True))
         for number, sealed in sorted(self._documents.items()):
-            if not self._is_whole(sealed):
+            if not self._texts.is_whole(sealed):
                 yield f"document {sealed.document}: objects of it are missing"
                 continue
-            table = self._load_tables({number: sealed})[number]
+            table = self._texts.load_tables({number: sealed})[number]
             if counts.get(number, 0) != len(table):
                 yield f"document {sealed.document}: {counts.get(number, 0)} passages in the index, not {len(table)}"
-            if len(table) and int(table.ends.max()) > len(self.load_text(sealed.document)):
+            if len(table) and int(table.ends.max()) > len(self._texts.load_text(sealed)):
                 yield f"document {sealed.document}: passages reach beyond its text"
 
     # inside
@@ -333,37 +309,6 @@ class SealedCollection:
 
     def _load_parts(self, names: Sequence[ObjectName]) -> dict[ObjectName, Part]:
         return {name: Part.from_bytes(body) for name, body in self._objects.get(names).items()}
-
-    def _load_tables(self, documents: Documents) -> dict[int, PassageTable]:
-        tables = {number: table for number in documents if (table := self._tables.get(number)) is not None}
-        missing = [sealed for number, sealed in documents.items() if number not in tables]
-        all_keys = self._objects.all_keys() if missing else []
-        names = {sealed.table_name(self._own_keys(sealed, all_keys)): sealed.number for sealed in missing}
-        for name, body in self._objects.get(list(names)).items():
-            tables[names[name]] = PassageTable.from_bytes(body)
-            self._tables.put(names[name], tables[names[name]], len(body))
-        return tables
-
-    def _load_blocks(self, documents: Documents, needed: set[tuple[int, int]]) -> dict[tuple[int, int], str]:
-        blocks = {place: block for place in needed if (block := self._blocks.get(place)) is not None}
-        missing = sorted(needed - blocks.keys())
-        all_keys = self._objects.all_keys() if missing else []
-        own_keys = {number: self._own_keys(documents[number], all_keys) for number in {n for n, _ in missing}}
-        names = {documents[number].block_name(own_keys[number], part): (number, part) for number, part in missing}
-        for name, body in self._objects.get(list(names)).items():
-            blocks[names[name]] = body.decode()
-            self._blocks.put(names[name], blocks[names[name]], len(body))
-        return blocks
-
-    def _own_keys(self, sealed: SealedDocument, all_keys: Sequence[EpochKeys]) -> EpochKeys:
-        """Return those of `all_keys` that a document is sealed under."""
-        for keys in all_keys:
-            if sealed.table_name(keys) in self._objects:
-                return keys
-        raise IntegrityError(f"document {sealed.document} is not in the manifest")
-
-    def _is_whole(self, sealed: SealedDocument) -> bool:
-        return any(all(name in self._objects for name in sealed.names(keys)) for keys in self._objects.all_keys())
 
     def _remove_orphans(self) -> None:
         """Remove from the manifest and the store what belongs to no document of the database."""
