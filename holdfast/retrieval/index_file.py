@@ -60,6 +60,11 @@ class StoredArray:
         """Length of the first axis."""
         return len(self._array)
 
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one number."""
+        return self._array.itemsize
+
     def whole(self) -> NDArray[Any]:
         """Return the array, every chunk of it checked."""
         self._check(np.arange(len(self._is_checked)))

@@ -26,9 +26,8 @@ from holdfast.retrieval import store
 from holdfast.retrieval.chunks import Chunking
 from holdfast.retrieval.embed import Embedder
 from holdfast.retrieval.filters import make_filter
-from holdfast.retrieval.index import BinaryIndex
 from holdfast.retrieval.store_filesystem import FilesystemStore
-from holdfast.serving.collection_search import Candidate, all_passages, find_candidates, search_passages
+from holdfast.serving.collection_search import Candidate, VectorIndex, all_passages, find_candidates, search_passages
 from holdfast.serving.database import Cursor, Database, Page, fetch_page
 from holdfast.serving.engine.protocol import Source
 from holdfast.serving.files import Files
@@ -328,7 +327,7 @@ class Collections:
         predicate = None if filters is None else make_filter(filters)
 
         def find(
-            connection: sqlite3.Connection, position: int, index: BinaryIndex, sealed: SealedCollection | None
+            connection: sqlite3.Connection, position: int, index: VectorIndex, sealed: SealedCollection | None
         ) -> Sources:
             if exact and sealed is not None:
                 raise InvalidInput("a sealed vector store keeps no float vectors to rank by", param="exact")
@@ -352,7 +351,7 @@ class Collections:
         predicate = None if filters is None else make_filter(filters)
 
         def find(
-            connection: sqlite3.Connection, position: int, index: BinaryIndex, sealed: SealedCollection | None
+            connection: sqlite3.Connection, position: int, index: VectorIndex, sealed: SealedCollection | None
         ) -> Candidates:
             return find_candidates(connection, position, index, query_vector, question, predicate, sealed)
 
@@ -399,7 +398,7 @@ class Collections:
         self,
         tenant: str,
         vector_store_id: str,
-        find: Callable[[sqlite3.Connection, int, BinaryIndex, SealedCollection | None], T],
+        find: Callable[[sqlite3.Connection, int, VectorIndex, SealedCollection | None], T],
     ) -> T:
         """Return what `find` finds in one state of a vector store; a damaged index is made again on the way."""
         row = find_store(self.database.read(), tenant, vector_store_id)

@@ -20,7 +20,6 @@ from holdfast.errors import IntegrityError
 from holdfast.privacy.keys import EpochKeys
 from holdfast.privacy.manifest import Anchor
 from holdfast.privacy.seal import Kind
-from holdfast.retrieval.index import BinaryIndex
 from holdfast.retrieval.read_write_lock import ReadWriteLock
 from holdfast.retrieval.store import StoredPassage
 from holdfast.serving import sealed_tables
@@ -92,9 +91,9 @@ class SealedCollection:
                     return
 
     @property
-    def index(self) -> BinaryIndex:
+    def index(self) -> OpenIndex:
         """The rows of all documents, inside `reading`."""
-        return self._opened.index
+        return self._opened
 
     def passage_ids(self, documents: Sequence[int]) -> NDArray[np.uint64]:
         """Return the passage ids of some documents (rows of the database), ascending, inside `reading`."""

@@ -51,8 +51,8 @@ def reopened(storage: Storage) -> Storage:
 # the main job
 
 
-def test_it_finds_what_a_plain_store_finds(tmp_path: Path, storage: Storage) -> None:
-    """Bit for bit: the same texts, places, scores and order."""
+def test_it_finds_what_exact_search_finds(tmp_path: Path, storage: Storage) -> None:
+    """The same texts, places and order as by a plain store's float vectors, and the same scores but for rounding."""
     rng = np.random.default_rng(1)
     words = [f"word{number}" for number in range(80)]
     texts = [" ".join(rng.choice(words, 700)) for _ in range(8)]
@@ -69,8 +69,10 @@ def test_it_finds_what_a_plain_store_finds(tmp_path: Path, storage: Storage) -> 
     for query in ("word1 word2", "word70", texts[3][:60]):
         vector = storage.embedder.encode([query])
         for options in ({}, {"filters": few}, {"filters": {"type": "eq", "key": "number", "value": 99}}):
-            found, expected = (storage.collections.search(TENANT, s, vector, 20, **options) for s in (STORE, plain.id))
-            assert found == [replace(source, is_sealed=True) for source in expected]
+            found = storage.collections.search(TENANT, STORE, vector, 20, **options)
+            expected = storage.collections.search(TENANT, plain.id, vector, 20, exact=True, **options)
+            assert [s.score for s in found] == pytest.approx([s.score for s in expected], abs=1e-5)
+            assert found == [replace(s, score=f.score, is_sealed=True) for s, f in zip(expected, found, strict=True)]
             assert bool(found) == (options.get("filters", few) is few)
     for number in range(len(texts)):
         file_id = storage.collections.search(
