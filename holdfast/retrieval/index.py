@@ -234,8 +234,8 @@ class BinaryIndex:
     ) -> SearchResult:
         """Return the `k` nearest of each unit-norm query (Q, dim), among `allowed_ids` where given.
 
-        The codes let ceil(oversampling * k) candidates through, at least `min_candidates`, and the rows order them. Where
-        a calibration says how far codes err, rescoring stops once no candidate left can be among the best.
+        The codes let ceil(oversampling * k) candidates through, at least `min_candidates`, and the rows order them.
+        Where a calibration says how far codes err, rescoring stops once no candidate left can be among the best.
 
         Args:
             queries: (Q, dim) float32.

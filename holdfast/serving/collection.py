@@ -127,11 +127,13 @@ class Collections:
         expires_after_days: int | None = None,
         vector_store_id: str | None = None,
         mode: Mode | None = None,
+        key_id: str | None = None,
     ) -> VectorStore:
         """Make an empty vector store; `vector_store_id` chooses its id (`vs_` and letters, digits, `_`, `-`).
 
         Args:
             mode: how its contents are encrypted, for as long as it lives; None: the server's default.
+            key_id: the operator's key that must protect it; None: whichever wraps the tenant's root.
 
         Raises:
             Conflict: the tenant has a vector store of that id.
@@ -147,7 +149,9 @@ class Collections:
         now = self.database.now()
         mode = mode or self.default_mode
         self._refuse_taken(self.database.read(), tenant, vector_store_id)
-        insert_sealed = None if mode == "plain" else self.sealed.prepare(tenant, mode)
+        if mode == "plain" and key_id is not None:
+            raise InvalidInput("a plain vector store has no key", param="holdfast.encryption.key")
+        insert_sealed = None if mode == "plain" else self.sealed.prepare(tenant, mode, key_id)
         with self.database.write() as connection:
             self._refuse_taken(connection, tenant, vector_store_id)
             position = connection.execute("INSERT INTO collections DEFAULT VALUES").lastrowid
@@ -194,6 +198,13 @@ class Collections:
                 ),
             )
         return self.get(tenant, vector_store_id)
+
+    def sealed_position(self, tenant: str, vector_store_id: str) -> int:
+        """Return the number of a sealed vector store. Raises Conflict for a plain one."""
+        position: int = find_store(self.database.read(), tenant, vector_store_id)["position"]
+        if self.sealed.find(position) is None:
+            raise Conflict(f"vector store {vector_store_id!r} is plain: it has no keys")
+        return position
 
     def delete(self, tenant: str, vector_store_id: str) -> None:
         """Delete a vector store and all it holds; the uploads stay."""
@@ -447,7 +458,9 @@ class Collections:
 
     def _to_store(self, connection: sqlite3.Connection, row: sqlite3.Row, now: int) -> VectorStore:
         found = to_store(connection, row, now)
-        return replace(found, codes=self.contents.index(row["position"]).describe()) if found.mode == "plain" else found
+        if found.mode == "plain":
+            return replace(found, codes=self.contents.index(row["position"]).describe())
+        return replace(found, key_id=self.sealed.key_id(found.tenant))
 
     def _refuse_expired(self, row: sqlite3.Row) -> None:
         if is_expired(row, self.database.now()):

@@ -21,6 +21,12 @@ class Settings(BaseSettings):
     key_file: Path | None = Field(
         None, description="File of keys, readable by its owner only: uploads, stored answers and sealed stores need it."
     )
+    key_provider: str | None = Field(
+        None,
+        description="Who holds the key instead: `pkcs11:LIBRARY?token=TOKEN&key=LABEL`, `aws-kms://REGION/KEY` or "
+        "`vault:https://HOST/MOUNT/KEY`; with `key_file`, the file's keys still open what they wrapped.",
+    )
+    key_secret: str | None = Field(None, repr=False, description="`key_provider`: the PIN or the token it asks for.")
     encryption: Literal["plain", "sealed"] | None = Field(
         None, description="How new vector stores are kept; `sealed` when unset and `object_store` is set, else `plain`."
     )

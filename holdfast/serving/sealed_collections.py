@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from holdfast.errors import HoldfastError, KeyUnavailable
+from holdfast.errors import HoldfastError, InvalidInput, KeyUnavailable
 from holdfast.privacy.key_rotation import (
     finish_epoch,
     finish_root_rotation,
@@ -65,7 +65,9 @@ class SealedCollections:
     def keyring(self) -> Keyring:
         """The opened keys. Raises KeyUnavailable where the operator gave none."""
         if self._keyring is None:
-            raise KeyUnavailable("sealing needs a key: make one with `holdfast keys create`, and set key_file")
+            raise KeyUnavailable(
+                "sealing needs a key: make one with `holdfast keys create` and set key_file, or set key_provider"
+            )
         return self._keyring
 
     def find(self, collection: int) -> SealedCollection | None:
@@ -79,13 +81,25 @@ class SealedCollections:
             self._collections[collection] = self._open(row)
             return self._collections[collection]
 
-    def prepare(self, tenant: str, mode: str) -> Callable[[sqlite3.Connection, int], None]:
+    def key_id(self, tenant: str) -> str | None:
+        """Return the public name of the operator's key that wraps a tenant's newest root; None before there is one."""
+        record = KeyTable(self._database).load(tenant)
+        return None if record is None else record.roots[-1].wrapped_by
+
+    def prepare(
+        self, tenant: str, mode: str, key_id: str | None = None
+    ) -> Callable[[sqlite3.Connection, int], None]:
         """Make keys and an empty manifest; return what notes the collection once its row is there.
 
         Raises:
+            InvalidInput: `key_id` is given, and another key of the operator wraps the tenant's root.
             KeyUnavailable: there is no key, or its provider does not answer.
             StoreUnavailable: the store does not answer.
         """
+        own = self.keyring.tenant(tenant).record.roots[-1].wrapped_by
+        if key_id is not None and key_id != own:
+            message = f"your keys are wrapped by {own}, not by {key_id!r:.80}"
+            raise InvalidInput(message, param="holdfast.encryption.key")
         prefix = f"c{secrets.token_hex(12)}"
         self.keyring.change(tenant, lambda keys: keys.with_collection(prefix))
         anchor = self._objects(prefix, partial(self.keyring.tenant, tenant)).create()
@@ -137,6 +151,15 @@ class SealedCollections:
             progress(num_left)
         sealed.finish_rotation(lambda: self.keyring.change(row.tenant, lambda keys: finish_epoch(keys, row.prefix)))
         return sealed.epochs()[0]
+
+    def unfinished(self) -> list[int]:
+        """Return the collections whose rotation was begun and is not finished."""
+        table, found = KeyTable(self._database), []
+        for row in sealed_tables.list_collections(self._database.read()):
+            record = table.load(row.tenant)
+            if record is not None and len(record.epochs(row.prefix)) > 1:
+                found.append(row.collection)
+        return found
 
     def tenants(self) -> list[str]:
         """Return the tenants that have keys."""
