@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,20 @@ from holdfast.kernels.hadamard import make_rotation
 from holdfast.kernels.packing import num_code_bytes
 from holdfast.retrieval.calibrate import MAX_SAMPLE, Calibration, choose_quantiser
 from holdfast.retrieval.candidates import Scope, find_candidates
-from holdfast.retrieval.index_file import NewSection, map_file, read_index_file, render_index, write_index_file
+from holdfast.retrieval.index_file import (
+    NewSection,
+    StoredArray,
+    map_file,
+    read_index_file,
+    render_index,
+    write_index_file,
+)
 from holdfast.retrieval.quantise import Encoded, Quantiser, check_vectors, load_quantiser
 from holdfast.retrieval.quantise_rotated import HadamardQuantiser
 from holdfast.retrieval.rescore import (
     MIN_CANDIDATES,
     Floats,
+    Rows,
     best_candidates,
     encode_fine,
     encode_rows,
@@ -79,6 +87,7 @@ class BinaryIndex:
         quantiser: how they become codes; by default one bit a coordinate after a seeded rotation.
         calibration: what was measured of the quantiser on such vectors: it sets how many candidates are looked at.
         row_bits: of the copy, 8 or 16: with 8, about one of 150 of the best ten is another than by float vectors.
+            0 keeps none: then search is by codes alone.
     """
 
     def __init__(
@@ -89,8 +98,8 @@ class BinaryIndex:
         calibration: Calibration | None = None,
         row_bits: int = 8,
     ) -> None:
-        if row_bits not in (8, 16):
-            raise InvalidInput(f"rows have 8 or 16 bits a dimension, not {row_bits}", param="row_bits")
+        if row_bits not in (0, 8, 16):
+            raise InvalidInput(f"rows have 0, 8 or 16 bits a dimension, not {row_bits}", param="row_bits")
         self._row_bits = row_bits
         self._rotation = make_rotation(dim, ROW_SEED)
         self._dim = dim
@@ -101,6 +110,11 @@ class BinaryIndex:
 
     def __len__(self) -> int:
         return sum(segment.num_live for segment in self._segments)
+
+    @property
+    def dim(self) -> int:
+        """Length of the vectors."""
+        return self._dim
 
     @property
     def quantiser(self) -> Quantiser:
@@ -221,6 +235,22 @@ class BinaryIndex:
         index._segments = tuple(segment.with_codes(quantiser, own) for segment, own in zip(segments, anew, strict=True))
         return index
 
+    def with_rows(self, rows: Rows, scales: NDArray[np.float32]) -> BinaryIndex:
+        """Return an index of the same ids and codes, all of one quantiser, that has rows.
+
+        Args:
+            rows: (N, dim) by ascending id, of 8 or 16 bits as `encode_rows` gives them.
+            scales: (N,) theirs.
+        """
+        if rows.shape != (len(self), self._dim):
+            raise ShapeError(f"rows must be ({len(self)}, {self._dim}), not of shape {rows.shape}", param="rows")
+        index = BinaryIndex(self._dim, self._quantiser, calibration=self.calibration, row_bits=8 * rows.itemsize)
+        if len(self):
+            [group] = by_quantiser(self._segments)
+            whole = replace(merge(group), rows=StoredArray(rows), scales=StoredArray(scales))
+            index._segments = (whole,)
+        return index
+
     def search(
         self,
         queries: NDArray[np.float32],
@@ -246,6 +276,8 @@ class BinaryIndex:
             by_codes: order by the codes alone, and leave the rows alone.
             num_threads: all processors when None; no result depends on it.
         """
+        if not by_codes and self._row_bits == 0:
+            raise InvalidInput("this index has codes alone: search with by_codes", param="by_codes")
         if oversampling is None:
             oversampling = self.calibration.oversampling if self.calibration else OVERSAMPLING
         wanted = num_candidates(k, oversampling, min_candidates)
@@ -378,7 +410,7 @@ class BinaryIndex:
             if quantiser.id == about["quantiser"]:
                 index._quantiser = quantiser
             segments.append(from_sections(f"{part}/", arrays, quantiser))
-            index._row_bits = 8 * segments[-1].rows.itemsize
+            index._row_bits = 8 * segments[-1].rows.row_bytes // index._dim
         index._segments = tuple(segment for segment in segments if segment.num_rows)
         return index
 

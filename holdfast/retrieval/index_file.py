@@ -61,9 +61,9 @@ class StoredArray:
         return len(self._array)
 
     @property
-    def itemsize(self) -> int:
-        """Bytes of one number."""
-        return self._array.itemsize
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self._array.itemsize * int(np.prod(self._array.shape[1:], dtype=np.int64))
 
     def whole(self) -> NDArray[Any]:
         """Return the array, every chunk of it checked."""

@@ -52,6 +52,8 @@ def encode_rows(
 
     Vectors are rotated first, so that one large coordinate does not cost the others their precision.
     """
+    if row_bits == 0:
+        return np.empty((len(vectors), 0), dtype=np.int8), np.zeros(len(vectors), dtype=np.float32)
     rotated = rotate(vectors, rotation)
     if row_bits == 8:
         return round_rows(rotated)

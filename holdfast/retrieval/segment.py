@@ -42,7 +42,7 @@ class Segment:
     factors: StoredArray
     """(N,) uint8, of the codes"""
     rows: StoredArray
-    """(N, dim) int8 or int16"""
+    """(N, dim) int8 or int16; (N, 0) where they are kept elsewhere"""
     scales: StoredArray
     """(N,) float32"""
     num_live: int
@@ -166,6 +166,7 @@ def to_sections(
     """Return what a file holds of all live rows, of one quantiser; one part of one section is in memory at a time."""
     owners, rows = _sorted_by_id(segments)
     code_bytes = num_code_bytes(quantiser.code_dim, quantiser.bits)
+    row_len = quantiser.dim if row_bits else 0
 
     def parts(field: Field) -> Iterator[NDArray[Any]]:
         for first in range(0, len(rows), PART_SIZE):
@@ -177,7 +178,7 @@ def to_sections(
         NewSection(f"{prefix}ids", "<u8", (len(rows),), parts("ids")),
         NewSection(f"{prefix}codes", "|u1", (num_blocks(len(rows)), code_bytes, BLOCK_SIZE), parts("codes")),
         NewSection(f"{prefix}factors", "|u1", (len(rows),), parts("factors")),
-        NewSection(f"{prefix}rows", "|i1" if row_bits == 8 else "<i2", (len(rows), quantiser.dim), parts("rows")),
+        NewSection(f"{prefix}rows", "<i2" if row_bits == 16 else "|i1", (len(rows), row_len), parts("rows")),
         NewSection(f"{prefix}scales", "<f4", (len(rows),), parts("scales")),
     ]
 

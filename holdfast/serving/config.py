@@ -36,6 +36,13 @@ class Settings(BaseSettings):
         description="Where sealed stores keep their objects: a folder, `sqlite:FILE`, `s3://BUCKET/PREFIX` or "
         "`postgresql://...`; the data directory when unset.",
     )
+    index_memory_bytes: int = Field(
+        2**30,
+        ge=0,
+        description="Memory for the vectors of each sealed store; those of a larger one stay in `object_store`, and "
+        "are fetched in cells of 64 as searches need them.",
+    )
+    decoy_cells: int = Field(0, ge=0, description="Cells that a sealed store fetches besides those a search needs.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     engine: Literal["extract", "hf", "remote"] = Field(

@@ -9,7 +9,7 @@ which what they see changes.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -26,8 +26,10 @@ from holdfast.serving import sealed_tables
 from holdfast.serving.database import Database
 from holdfast.serving.parsed_document import ParsedDocument
 from holdfast.serving.sealed_document import SealedDocument, to_blocks, to_objects
-from holdfast.serving.sealed_index import GROUP, OpenIndex, Part, new_part_name
+from holdfast.serving.sealed_index import OpenIndex
 from holdfast.serving.sealed_objects import ObjectName, SealedObjects
+from holdfast.serving.sealed_part_store import Exchange, PartStore, part_objects
+from holdfast.serving.sealed_parts import GROUP, CellRows, Part, new_part_name
 from holdfast.serving.sealed_tables import SealedRow
 from holdfast.serving.sealed_texts import SealedTexts
 
@@ -40,6 +42,7 @@ class Addition:
     name: ObjectName | None
     """of its part of the index; None without passages"""
     part: Part
+    rows: CellRows
     anchor: Anchor
     num_bytes: int
     """of text, passages and codes, before sealing"""
@@ -54,6 +57,8 @@ class SealedCollection:
         database: for the anchor and the list of documents.
         dim: length of the vectors.
         cache_bytes: how much opened text is kept in memory.
+        rows_bytes: how much of the index's rows is; see `OpenIndex`.
+        num_decoys: see there.
     """
 
     def __init__(
@@ -64,11 +69,15 @@ class SealedCollection:
         *,
         dim: int,
         cache_bytes: int,
+        rows_bytes: int,
+        num_decoys: int,
     ) -> None:
         self.row = row
         self._objects = objects
         self._database = database
         self._dim = dim
+        self._parts = PartStore(objects, dim)
+        self._rows_bytes, self._num_decoys = rows_bytes, num_decoys
         self._open: OpenIndex | None = None
         self._documents: dict[int, SealedDocument] = {}
         self._texts = SealedTexts(objects, cache_bytes)
@@ -139,8 +148,12 @@ class SealedCollection:
             assert row is not None
             self._save_anchor(self._objects.load(row.anchor))
             documents = {d.number: d for d in sealed_tables.list_documents(connection, self.row.collection)}
-            opened = OpenIndex(self._dim)
-            for name, part in self._load_parts(self._part_names()).items():
+            parts = self._parts.load(self._parts.names())
+            num_rows = sum(len(part.places) for part in parts.values())
+            opened = OpenIndex(
+                self._dim, self._parts.load_cells, self._rows_bytes, num_rows, num_decoys=self._num_decoys
+            )
+            for name, part in parts.items():
                 opened.add(name, part)
             opened.index.compact()
             self._open, self._documents = opened, documents
@@ -152,12 +165,12 @@ class SealedCollection:
         keys = self._newest()
         sealed = sealed_tables.new_document(len(to_blocks(parsed.document.text)))
         objects = to_objects(sealed, keys, parsed.document.text, parsed.passages)
-        part, name = Part.of_document(sealed.number, ids, parsed.vectors, self._dim), None
+        (part, rows), name = Part.of_document(sealed.number, ids, parsed.vectors, self._dim), None
         if len(ids):
             name = new_part_name(keys.epoch)
-            objects[name] = part.to_bytes()
+            objects |= part_objects(name, part, rows)
         num_bytes = sum(map(len, objects.values()))
-        return Addition(sealed, name, part, self._objects.commit(objects), num_bytes)
+        return Addition(sealed, name, part, rows, self._objects.commit(objects), num_bytes)
 
     def unload(self) -> None:
         """Forget what is open; the next use loads it again."""
@@ -168,7 +181,7 @@ class SealedCollection:
         sealed = SealedDocument(added.sealed.number, added.sealed.num_blocks, document)
         self._documents[sealed.number] = sealed
         if added.name is not None:
-            self._opened.add(added.name, added.part)
+            self._opened.add(added.name, added.part, added.rows)
 
     def hide(self, documents: Sequence[SealedDocument]) -> None:
         """Inside `committing`: let searches find nothing of documents whose rows are being deleted."""
@@ -190,14 +203,15 @@ class SealedCollection:
         self._texts.forget()
 
     def merge_parts_if_due(self) -> None:
-        """Write many small parts of the index as one; searches go on."""
+        """Write many small parts of the index as one; searches go on. What no longer fits the memory is let go."""
         with self.changing():
             self.load()
             names = self._opened.parts_to_merge()
             if names:
-                merged = Part.merged(list(self._load_parts(names).values()), self._dim)
-                self._exchange(names, [merged], [])
+                self._exchange(self._parts.merge(names, self._newest().epoch))
                 self._opened.index.compact()
+            if self._opened.is_outgrown:
+                self._open = None
 
     def delete_objects(self) -> None:
         """Delete everything from the store, inside `changing`."""
@@ -230,19 +244,13 @@ class SealedCollection:
                             chosen += zip(sealed.names(other), sealed.names(keys), strict=True)
                         else:
                             num_left += 1
-            parts = [name for name in self._part_names() if name.epoch != keys.epoch]
-            if not chosen and parts:
-                chosen = [(name, new_part_name(keys.epoch)) for name in parts[:1]]
-                parts = parts[1:]
+            parts = [name for name in self._parts.names() if name.epoch != keys.epoch]
             if chosen:
                 bodies = self._objects.get([before for before, _ in chosen])
                 added = {after: bodies[before] for before, after in chosen}
-                self._commit(added, [before for before, _ in chosen])
-                renamed = {before: after for before, after in chosen if before.group == GROUP}
-                with self._lock.writing():
-                    places = self._opened.parts
-                    self._opened.replace(renamed, {after: places[before] for before, after in renamed.items()})
-                self._objects.sweep([before for before, _ in chosen])
+                self._exchange(Exchange([], {}, added, [before for before, _ in chosen]))
+            elif parts:
+                self._exchange(self._parts.rotate(parts.pop(0), keys.epoch))
             return num_left + len(parts)
 
     def finish_rotation(self, destroy_old_keys: Callable[[], object]) -> None:
@@ -299,20 +307,11 @@ class SealedCollection:
     def _newest(self) -> EpochKeys:
         return self._objects.all_keys()[0]
 
-    def _part_names(self) -> list[ObjectName]:
-        return [
-            ObjectName(keys.epoch, GROUP, Kind.CELL, row_id)
-            for keys in self._objects.all_keys()
-            for row_id in self._objects.ids(keys.epoch, GROUP)
-        ]
-
-    def _load_parts(self, names: Sequence[ObjectName]) -> dict[ObjectName, Part]:
-        return {name: Part.from_bytes(body) for name, body in self._objects.get(names).items()}
-
     def _remove_orphans(self) -> None:
         """Remove from the manifest and the store what belongs to no document of the database."""
         all_keys = self._objects.all_keys()
         known = {name.id for sealed in self._documents.values() for keys in all_keys for name in sealed.names(keys)}
+        known |= {cell_id for part in self._opened.parts.values() for cell_id in part.cell_ids}
         orphans = [
             ObjectName(keys.epoch, group, Kind.METADATA, row_id)
             for keys in all_keys
@@ -328,24 +327,17 @@ class SealedCollection:
 
     def _remove(self, numbers: Sequence[int], names: Sequence[ObjectName]) -> None:
         """Take the rows of some documents out of the index, and objects out of the collection."""
-        stale = self._opened.parts_of(numbers)
-        parts = [part.without(numbers) for part in self._load_parts(stale).values()]
-        self._exchange(stale, [part for part in parts if len(part.places)], names)
+        self._exchange(self._parts.cut(self._opened.parts_of(numbers), numbers, names))
 
-    def _exchange(self, old: Sequence[ObjectName], new: Sequence[Part], removed: Sequence[ObjectName]) -> None:
-        """Put `new` parts of the index in place of `old` ones, and remove other objects."""
-        epoch = self._newest().epoch
-        named = {new_part_name(epoch): part for part in new}
-        gone = [*old, *removed]
-        if gone or named:
-            self._commit({name: part.to_bytes() for name, part in named.items()}, gone)
+    def _exchange(self, exchange: Exchange) -> None:
+        gone = [*exchange.old, *exchange.removed]
+        if gone or exchange.added:
+            self._save_anchor(self._objects.commit(exchange.added, gone))
             with self._lock.writing():  # and whoever reads what is gone has finished
-                self._opened.replace(old, {name: part.places for name, part in named.items()})
+                self._opened.replace(exchange.old, exchange.new)
             self._objects.sweep(gone)
-
-    def _commit(self, added: Mapping[ObjectName, bytes], removed: Sequence[ObjectName]) -> None:
-        self._save_anchor(self._objects.commit(added, removed))
 
     def _save_anchor(self, anchor: Anchor) -> None:
         with self._database.write() as connection:
             sealed_tables.save_anchor(connection, self.row.collection, anchor)
+

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 CACHE_BYTES = 128 * 2**20
 """opened text kept in memory, for each collection"""
+ROWS_BYTES = 2**30
+"""by default, of rows of an index kept in memory, for each collection"""
 ROTATED_OBJECTS = 256
 """sealed again in one step of a rotation"""
 
@@ -47,15 +49,25 @@ class SealedCollections:
         keyring: opens tenants' keys; None where the operator gave no key.
         make_store: opens the store of their objects; called once, when it is first needed.
         dim: length of the vectors.
+        rows_bytes: memory for the rows of each one's index; those of a larger one are fetched as searches need them.
+        num_decoys: cells fetched with those.
     """
 
     def __init__(
-        self, database: Database, keyring: Keyring | None, make_store: Callable[[], ObjectStore], *, dim: int
+        self,
+        database: Database,
+        keyring: Keyring | None,
+        make_store: Callable[[], ObjectStore],
+        *,
+        dim: int,
+        rows_bytes: int = ROWS_BYTES,
+        num_decoys: int = 0,
     ) -> None:
         self._database = database
         self._keyring = keyring
         self._make_store = make_store
         self._dim = dim
+        self._rows_bytes, self._num_decoys = rows_bytes, num_decoys
         self._store: ObjectStore | None = None
         self._collections: dict[int, SealedCollection] = {}
         self._lock = threading.RLock()
@@ -191,7 +203,15 @@ class SealedCollections:
     def _open(self, row: SealedRow) -> SealedCollection:
         keys = partial(self.keyring.tenant, row.tenant)
         objects = self._objects(row.prefix, keys)
-        return SealedCollection(row, objects, self._database, dim=self._dim, cache_bytes=CACHE_BYTES)
+        return SealedCollection(
+            row,
+            objects,
+            self._database,
+            dim=self._dim,
+            cache_bytes=CACHE_BYTES,
+            rows_bytes=self._rows_bytes,
+            num_decoys=self._num_decoys,
+        )
 
     def _objects(self, prefix: str, keys: Callable[[], TenantKeys]) -> SealedObjects:
         with self._lock:

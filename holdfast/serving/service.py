@@ -62,7 +62,12 @@ class Service:
             sealer = None if keyring is None else UploadSealer(keyring)
             self.files = Files(self.database, settings.data_dir, sealer)
             self.sealed = SealedCollections(
-                self.database, keyring, lambda: make_object_store(settings), dim=self.embedder.dim
+                self.database,
+                keyring,
+                lambda: make_object_store(settings),
+                dim=self.embedder.dim,
+                rows_bytes=settings.index_memory_bytes,
+                num_decoys=settings.decoy_cells,
             )
             self.rotations = Rotations(self.sealed)
             self.collections = Collections(

@@ -88,6 +88,22 @@ def test_rows_of_eight_and_sixteen_bits_do_not_mix() -> None:
         BinaryIndex(DIM, row_bits=4)
 
 
+def test_codes_without_rows_find_by_codes_and_get_their_rows_later() -> None:
+    vectors, queries, ids = unit_vectors(300), unit_vectors(20, seed=1), distinct_ids(300)
+    whole, codes = BinaryIndex(DIM, row_bits=16), BinaryIndex(DIM, row_bits=0)
+    for part in (slice(0, 170), slice(170, 300)):
+        whole.add(ids[part], vectors[part])
+        codes.add(ids[part], vectors[part])
+    codes = BinaryIndex.from_bytes(codes.to_bytes())
+    assert_same(codes.search(queries, 7, by_codes=True), whole.search(queries, 7, by_codes=True))
+    with pytest.raises(InvalidInput, match="codes alone"):
+        codes.search(queries, 7)
+    rows, scales = encode_rows(vectors, make_rotation(DIM, ROW_SEED), 16)
+    assert_same(codes.with_rows(rows, scales).search(queries, 7), whole.search(queries, 7))
+    with pytest.raises(ShapeError):
+        codes.with_rows(rows[1:], scales[1:])
+
+
 def test_candidates_are_the_first_by_codes() -> None:
     vectors, queries = unit_vectors(300), unit_vectors(20, seed=1)
     ids = distinct_ids(300)

@@ -85,6 +85,8 @@ def open_sealed(
     mode: str = "sealed",
     embedder: Any = None,
     clock: Callable[[], float] | None = None,
+    rows_bytes: int = 2**30,
+    num_decoys: int = 0,
 ) -> Storage:
     """Open `data_dir` (again) with the sealed vector store `vs_default` in it."""
     embedder = embedder or HashEmbedder()
@@ -94,7 +96,12 @@ def open_sealed(
         provider = LocalKeyProvider(key)
         keyring = Keyring(KeyTable(database), lambda tenant: [provider], lambda: 0.0)
     sealed = SealedCollections(
-        database, keyring, lambda: store or FilesystemStore(data_dir / "sealed"), dim=embedder.dim
+        database,
+        keyring,
+        lambda: store or FilesystemStore(data_dir / "sealed"),
+        dim=embedder.dim,
+        rows_bytes=rows_bytes,
+        num_decoys=num_decoys,
     )
     files = Files(database, data_dir, None if keyring is None else UploadSealer(keyring))
     collections = Collections(database, files, embedder, data_dir, sealed=sealed)

@@ -361,3 +361,38 @@ def test_a_rolled_back_store_is_refused(tmp_path: Path) -> None:
             storage.search("baker")
         assert caught.value.code == "rolled_back"
         assert len(storage.collections.verify()) == 1
+
+
+# rows that stay in the store
+
+
+def test_a_store_whose_rows_do_not_fit_the_memory_does_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Searched, merged, deleted from, rotated and reopened; grown from one kind into the other on the way."""
+    monkeypatch.setattr(sealed_index, "MAX_PARTS", 4)
+    rng = np.random.default_rng(2)
+    words = [f"word{number}" for number in range(60)]
+    texts = {n: f"Number{n} is told here. " + " ".join(rng.choice(words, 300)) for n in range(12)}
+    room_for = {"some": 2 * 64 * 12, "none": 0, "all": 2**30}
+    found: dict[str, list[Any]] = {}
+    for name, rows_bytes in room_for.items():
+        data_dir = tmp_path / name
+        with sealed_storage(data_dir, rows_bytes=rows_bytes, num_decoys=2) as storage:
+            files = {n: storage.ingest(f"{n}.txt", text) for n, text in texts.items()}
+            sealed = storage.collections.sealed.find(1)
+            assert sealed is not None
+            with sealed.reading():
+                assert sealed.index.has_rows == (name == "all")
+            assert len(sealed._opened.parts) <= 5
+            storage.files.delete(TENANT, files[3].file_id)
+            assert storage.collections.sealed.rotate(1) == 2
+            assert storage.collections.verify() == []
+        with sealed_storage(data_dir, rows_bytes=rows_bytes) as storage:
+            found[name] = [
+                sorted((s.filename, s.text, s.score) for s in storage.search(query, k=30) if s.score > 0)
+                for query in ("number3", "number7 word1 word2", texts[5][:60])
+            ]
+            assert "3.txt" not in {filename for filename, _, _ in found[name][0]}
+            assert storage.collections.verify() == []
+    assert found["some"] == found["none"] == found["all"]
