@@ -128,7 +128,7 @@ class SealedCollection:
             try:
                 yield
             except BaseException:
-                self._open = None
+                self._close()
                 raise
 
     @contextmanager
@@ -211,7 +211,7 @@ class SealedCollection:
                 self._exchange(self._parts.merge(names, self._newest().epoch))
                 self._opened.index.compact()
             if self._opened.is_outgrown:
-                self._open = None
+                self._close()
 
     def delete_objects(self) -> None:
         """Delete everything from the store, inside `changing`."""
@@ -298,6 +298,11 @@ class SealedCollection:
                 yield f"document {sealed.document}: passages reach beyond its text"
 
     # inside
+
+    def _close(self) -> None:
+        """Have the next use load it again; searches that are running finish with what they have."""
+        with self._lock.writing():
+            self._open = None
 
     @property
     def _opened(self) -> OpenIndex:
