@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.errors import IntegrityError
+from holdfast.errors import Conflict, IntegrityError
 from holdfast.privacy.keys import EpochKeys
 from holdfast.privacy.manifest import Anchor
 from holdfast.privacy.seal import Kind
@@ -146,7 +146,13 @@ class SealedCollection:
             connection = self._database.read()
             row = sealed_tables.find_collection(connection, self.row.collection)
             assert row is not None
-            self._save_anchor(self._objects.load(row.anchor))
+            anchor = self._objects.load(row.anchor)
+            if anchor.sequence > row.anchor.sequence + 1:  # a crash leaves one change that was not noted, never two
+                self._objects.unload()
+                raise Conflict(
+                    "another gateway has changed this vector store: a data directory and its copy cannot both be used"
+                )
+            self._save_anchor(anchor)
             documents = {d.number: d for d in sealed_tables.list_documents(connection, self.row.collection)}
             parts = self._parts.load(self._parts.names())
             num_rows = sum(len(part.places) for part in parts.values())
