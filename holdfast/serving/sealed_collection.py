@@ -256,7 +256,10 @@ class SealedCollection:
                 added = {after: bodies[before] for before, after in chosen}
                 self._exchange(Exchange([], {}, added, [before for before, _ in chosen]))
             elif parts:
-                self._exchange(self._parts.rotate(parts.pop(0), keys.epoch))
+                sizes = np.cumsum([1 + len(self._opened.parts[name].cell_ids) for name in parts])
+                count = max(1, int((sizes <= max_objects).sum()))
+                self._exchange(self._parts.rotate(parts[:count], keys.epoch))
+                parts = parts[count:]
             return num_left + len(parts)
 
     def finish_rotation(self, destroy_old_keys: Callable[[], object]) -> None:

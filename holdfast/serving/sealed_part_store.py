@@ -74,14 +74,19 @@ class PartStore:
             removed += touched.values() if len(left.places) else cells
         return Exchange(names, new, added, removed)
 
-    def rotate(self, name: ObjectName, epoch: int) -> Exchange:
-        """Put a part of `epoch` with cells of other names in the place of one that says the same."""
-        [part] = self.load([name]).values()
-        renamed, after = part.renamed(), new_part_name(epoch)
-        cells = part.cell_names(name.epoch)
-        bodies = self._objects.get(cells)
-        added = {new: bodies[old] for new, old in zip(renamed.cell_names(epoch), cells, strict=True)}
-        return Exchange([name], {after: renamed}, {after: renamed.to_bytes(), **added}, cells)
+    def rotate(self, names: Sequence[ObjectName], epoch: int) -> Exchange:
+        """Put parts of `epoch` with cells of other names in the place of those that say the same."""
+        new: dict[ObjectName, Part] = {}
+        added: dict[ObjectName, bytes] = {}
+        removed: list[ObjectName] = []
+        for name, part in self.load(names).items():
+            renamed, after = part.renamed(), new_part_name(epoch)
+            cells = part.cell_names(name.epoch)
+            bodies = self._objects.get(cells)
+            new[after], added[after] = renamed, renamed.to_bytes()
+            added |= {cell: bodies[old] for cell, old in zip(renamed.cell_names(epoch), cells, strict=True)}
+            removed += cells
+        return Exchange(names, new, added, removed)
 
 
 def part_objects(name: ObjectName, part: Part, rows: CellRows) -> dict[ObjectName, bytes]:
