@@ -88,6 +88,8 @@ class Kind(IntEnum):
     """a part of an uploaded file"""
     RESPONSE = 12
     """a stored answer, or an item of its input"""
+    CODES = 13
+    """codes of rows, with where the rows lie"""
 
 
 @dataclass(frozen=True, slots=True)

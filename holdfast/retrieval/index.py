@@ -1,4 +1,4 @@
-"""BinaryIndex: exhaustive, deterministic search over codes of a few bits, ordered by int8 rescoring.
+"""BinaryIndex: exhaustive, deterministic search over codes of a few bits, ordered by rescoring.
 
 Scores are exact integers and the order is total (score descending, id ascending), so a result depends neither on
 threads, batch size nor the order in which vectors were added. Neither does a saved file: it holds the rows by id.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,20 @@ from holdfast.kernels.hadamard import make_rotation
 from holdfast.kernels.packing import num_code_bytes
 from holdfast.retrieval.calibrate import MAX_SAMPLE, Calibration, choose_quantiser
 from holdfast.retrieval.candidates import Scope, find_candidates
-from holdfast.retrieval.index_file import NewSection, map_file, read_index_file, render_index, write_index_file
+from holdfast.retrieval.index_file import (
+    NewSection,
+    StoredArray,
+    map_file,
+    read_index_file,
+    render_index,
+    write_index_file,
+)
 from holdfast.retrieval.quantise import Encoded, Quantiser, check_vectors, load_quantiser
 from holdfast.retrieval.quantise_rotated import HadamardQuantiser
 from holdfast.retrieval.rescore import (
     MIN_CANDIDATES,
     Floats,
+    Rows,
     best_candidates,
     encode_fine,
     encode_rows,
@@ -47,7 +55,7 @@ from holdfast.retrieval.segment import (
 )
 
 OVERSAMPLING = 4.0
-QUERY_SLICE = 32  # queries searched at a time: the candidates' int8 rows, as float64, are 4 MB at k = 10
+QUERY_SLICE = 32  # queries searched at a time: the rows of 100 candidates, as float64, are 4 MB
 ROW_SEED = 0
 
 Part = tuple[NDArray[np.uint64], NDArray[np.float32]]
@@ -69,7 +77,7 @@ class SearchResult:
 
 
 class BinaryIndex:
-    """Vectors as codes of a few bits with an int8 copy for rescoring.
+    """Vectors as codes of a few bits with a copy of 8 or 16 bits a dimension for rescoring.
 
     `add` encodes new vectors only. `save` writes one immutable, checksummed file atomically; `load` memory-maps it.
     Any number of threads may search while others add and remove: each search sees the index as it was at one moment.
@@ -78,9 +86,21 @@ class BinaryIndex:
         dim: length of the vectors.
         quantiser: how they become codes; by default one bit a coordinate after a seeded rotation.
         calibration: what was measured of the quantiser on such vectors: it sets how many candidates are looked at.
+        row_bits: of the copy, 8 or 16: with 8, about one of 150 of the best ten is another than by float vectors.
+            0 keeps none: then search is by codes alone.
     """
 
-    def __init__(self, dim: int, quantiser: Quantiser | None = None, *, calibration: Calibration | None = None) -> None:
+    def __init__(
+        self,
+        dim: int,
+        quantiser: Quantiser | None = None,
+        *,
+        calibration: Calibration | None = None,
+        row_bits: int = 8,
+    ) -> None:
+        if row_bits not in (0, 8, 16):
+            raise InvalidInput(f"rows have 0, 8 or 16 bits a dimension, not {row_bits}", param="row_bits")
+        self._row_bits = row_bits
         self._rotation = make_rotation(dim, ROW_SEED)
         self._dim = dim
         self._segments: tuple[Segment, ...] = ()
@@ -90,6 +110,11 @@ class BinaryIndex:
 
     def __len__(self) -> int:
         return sum(segment.num_live for segment in self._segments)
+
+    @property
+    def dim(self) -> int:
+        """Length of the vectors."""
+        return self._dim
 
     @property
     def quantiser(self) -> Quantiser:
@@ -127,7 +152,7 @@ class BinaryIndex:
         encoded = quantiser.encode(vectors)
         if len(ids) != len(encoded.levels):
             raise ShapeError(f"{len(ids)} ids for {len(encoded.levels)} vectors", param="ids")
-        rows, scales = encode_rows(np.asarray(vectors, dtype=np.float32), self._rotation)
+        rows, scales = encode_rows(np.asarray(vectors, dtype=np.float32), self._rotation, self._row_bits)
         distinct, counts = np.unique(ids, return_counts=True)
         if len(distinct) != len(ids):
             raise InvalidInput(f"id {distinct[counts > 1][0]} is given twice", param="ids")
@@ -206,8 +231,24 @@ class BinaryIndex:
                 num_found += len(rows)
         if num_found != sum(segment.num_live for segment in segments):
             raise IntegrityError("the stored vectors are not those of the index")
-        index = BinaryIndex(self._dim, quantiser, calibration=calibration)
+        index = BinaryIndex(self._dim, quantiser, calibration=calibration, row_bits=self._row_bits)
         index._segments = tuple(segment.with_codes(quantiser, own) for segment, own in zip(segments, anew, strict=True))
+        return index
+
+    def with_rows(self, rows: Rows, scales: NDArray[np.float32]) -> BinaryIndex:
+        """Return an index of the same ids and codes, all of one quantiser, that has rows.
+
+        Args:
+            rows: (N, dim) by ascending id, of 8 or 16 bits as `encode_rows` gives them.
+            scales: (N,) theirs.
+        """
+        if rows.shape != (len(self), self._dim):
+            raise ShapeError(f"rows must be ({len(self)}, {self._dim}), not of shape {rows.shape}", param="rows")
+        index = BinaryIndex(self._dim, self._quantiser, calibration=self.calibration, row_bits=8 * rows.itemsize)
+        if len(self):
+            [group] = by_quantiser(self._segments)
+            whole = replace(merge(group), rows=StoredArray(rows), scales=StoredArray(scales))
+            index._segments = (whole,)
         return index
 
     def search(
@@ -223,8 +264,8 @@ class BinaryIndex:
     ) -> SearchResult:
         """Return the `k` nearest of each unit-norm query (Q, dim), among `allowed_ids` where given.
 
-        The codes let ceil(oversampling * k) candidates through, at least `min_candidates`, and the int8 rows order
-        them. Where a calibration says how far codes err, rescoring stops once no candidate left can be among the best.
+        The codes let ceil(oversampling * k) candidates through, at least `min_candidates`, and the rows order them.
+        Where a calibration says how far codes err, rescoring stops once no candidate left can be among the best.
 
         Args:
             queries: (Q, dim) float32.
@@ -235,6 +276,8 @@ class BinaryIndex:
             by_codes: order by the codes alone, and leave the rows alone.
             num_threads: all processors when None; no result depends on it.
         """
+        if not by_codes and self._row_bits == 0:
+            raise InvalidInput("this index has codes alone: search with by_codes", param="by_codes")
         if oversampling is None:
             oversampling = self.calibration.oversampling if self.calibration else OVERSAMPLING
         wanted = num_candidates(k, oversampling, min_candidates)
@@ -301,6 +344,8 @@ class BinaryIndex:
         Raises:
             InvalidInput: an id is already here, or the vectors are of another length; nothing is added.
         """
+        if other._row_bits != self._row_bits:
+            raise InvalidInput(f"rows of {other._row_bits} bits do not go with {self._row_bits}", param="other")
         if other._dim != self._dim:
             raise ShapeError(f"the index is of vectors of {self._dim}, not of {other._dim}", param="other")
         with self._write_lock:
@@ -334,7 +379,7 @@ class BinaryIndex:
                 NewSection(f"{part}/{key}", array.dtype.newbyteorder("<").str, array.shape, (array,))
                 for key, array in parameters.items()
             ]
-            sections += to_sections(f"{part}/", segments.get(name, ()), each)
+            sections += to_sections(f"{part}/", segments.get(name, ()), each, self._row_bits)
         return {"dim": self._dim, "quantiser": quantiser.id, "parts": parts}, sections
 
     @classmethod
@@ -356,7 +401,7 @@ class BinaryIndex:
     def _from_buffer(cls, data: memoryview | bytes, name: str) -> BinaryIndex:
         about, arrays = read_index_file(data, name)
         index = cls(about["dim"])
-        segments = []
+        segments: list[Segment] = []
         for part, described in enumerate(about["parts"]):
             parameters = {key: arrays[f"{part}/{key}"].whole() for key in described["parameters"]}
             quantiser = load_quantiser(described["quantiser"], parameters)
@@ -365,6 +410,7 @@ class BinaryIndex:
             if quantiser.id == about["quantiser"]:
                 index._quantiser = quantiser
             segments.append(from_sections(f"{part}/", arrays, quantiser))
+            index._row_bits = 8 * segments[-1].rows.row_bytes // index._dim
         index._segments = tuple(segment for segment in segments if segment.num_rows)
         return index
 

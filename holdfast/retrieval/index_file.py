@@ -60,6 +60,11 @@ class StoredArray:
         """Length of the first axis."""
         return len(self._array)
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self._array.itemsize * int(np.prod(self._array.shape[1:], dtype=np.int64))
+
     def whole(self) -> NDArray[Any]:
         """Return the array, every chunk of it checked."""
         self._check(np.arange(len(self._is_checked)))

@@ -1,4 +1,4 @@
-"""Order candidates by better vectors: int8 rows against a 16-bit query, with early stop.
+"""Order candidates by better vectors: rows of 8 or 16 bits a dimension against a 16-bit query, with early stop.
 
 The rows are the same for every quantiser, so they also make segments of different quantisers comparable. Integer
 products are summed in float64, which is exact below 2^53 and so independent of the order of summation; the only
@@ -28,6 +28,7 @@ FINE_LIMIT = 32767
 ROUND_SIZE = 32  # candidates rescored between two looks at the bound
 
 Floats = NDArray[np.float64]
+Rows = NDArray[np.int8] | NDArray[np.int16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +45,20 @@ class FineQueries:
         return FineQueries(self.values[lines], self.scales[lines])
 
 
-def encode_rows(vectors: NDArray[np.float32], rotation: Rotation) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Return the (N, dim) int8 rows of unit-norm vectors, and the (N,) scales to multiply them with.
+def encode_rows(
+    vectors: NDArray[np.float32], rotation: Rotation, row_bits: int = 8
+) -> tuple[Rows, NDArray[np.float32]]:
+    """Return the (N, dim) rows of unit-norm vectors, and the (N,) scales to multiply them with.
 
     Vectors are rotated first, so that one large coordinate does not cost the others their precision.
     """
-    return round_rows(rotate(vectors, rotation))
+    if row_bits == 0:
+        return np.empty((len(vectors), 0), dtype=np.int8), np.zeros(len(vectors), dtype=np.float32)
+    rotated = rotate(vectors, rotation)
+    if row_bits == 8:
+        return round_rows(rotated)
+    scales, values = to_integers(rotated, FINE_LIMIT)
+    return values.astype(np.int16), scales
 
 
 def encode_fine(queries: NDArray[np.float32], rotation: Rotation) -> FineQueries:
@@ -67,12 +76,12 @@ def num_candidates(k: int, oversampling: float, min_candidates: int = MIN_CANDID
     return max(math.ceil(oversampling * k), min_candidates)
 
 
-def estimate_cosines(queries: FineQueries, rows: NDArray[np.int8], scales: NDArray[np.float32]) -> Floats:
+def estimate_cosines(queries: FineQueries, rows: Rows, scales: NDArray[np.float32]) -> Floats:
     """Return the (Q, C) cosines of each query with its own candidates.
 
     Args:
         queries: Q queries.
-        rows: (Q, C, dim) int8 rows of the candidates.
+        rows: (Q, C, dim) rows of the candidates.
         scales: (Q, C) their scales.
     """
     products = rows.astype(np.float64) @ queries.values.astype(np.float64)[:, :, None]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from holdfast.kernels.packing import BLOCK_SIZE, num_blocks, num_code_bytes, pack, pack_mask, to_blocks
 from holdfast.retrieval.index_file import CHUNK_SIZE, NewSection, StoredArray
 from holdfast.retrieval.quantise import Encoded, Quantiser
+from holdfast.retrieval.rescore import Rows
 
 PART_SIZE = CHUNK_SIZE  # rows written at a time: then every part is a whole number of chunks, at any dimension
 SMALL_SIZE = 4096  # rows; segments up to this size are always merged
@@ -41,7 +42,7 @@ class Segment:
     factors: StoredArray
     """(N,) uint8, of the codes"""
     rows: StoredArray
-    """(N, dim) int8"""
+    """(N, dim) int8 or int16; (N, 0) where they are kept elsewhere"""
     scales: StoredArray
     """(N,) float32"""
     num_live: int
@@ -116,7 +117,7 @@ def make_segment(
     quantiser: Quantiser,
     ids: NDArray[np.uint64],
     encoded: Encoded,
-    rows: NDArray[np.int8],
+    rows: Rows,
     scales: NDArray[np.float32],
 ) -> Segment:
     """Return a segment of distinct `ids`, in any order, and what encodes the vectors they name."""
@@ -159,10 +160,13 @@ def merge_small(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
     return segments
 
 
-def to_sections(prefix: str, segments: Sequence[Segment], quantiser: Quantiser) -> list[NewSection]:
+def to_sections(
+    prefix: str, segments: Sequence[Segment], quantiser: Quantiser, row_bits: int
+) -> list[NewSection]:
     """Return what a file holds of all live rows, of one quantiser; one part of one section is in memory at a time."""
     owners, rows = _sorted_by_id(segments)
     code_bytes = num_code_bytes(quantiser.code_dim, quantiser.bits)
+    row_len = quantiser.dim if row_bits else 0
 
     def parts(field: Field) -> Iterator[NDArray[Any]]:
         for first in range(0, len(rows), PART_SIZE):
@@ -174,7 +178,7 @@ def to_sections(prefix: str, segments: Sequence[Segment], quantiser: Quantiser) 
         NewSection(f"{prefix}ids", "<u8", (len(rows),), parts("ids")),
         NewSection(f"{prefix}codes", "|u1", (num_blocks(len(rows)), code_bytes, BLOCK_SIZE), parts("codes")),
         NewSection(f"{prefix}factors", "|u1", (len(rows),), parts("factors")),
-        NewSection(f"{prefix}rows", "|i1", (len(rows), quantiser.dim), parts("rows")),
+        NewSection(f"{prefix}rows", "<i2" if row_bits == 16 else "|i1", (len(rows), row_len), parts("rows")),
         NewSection(f"{prefix}scales", "<f4", (len(rows),), parts("scales")),
     ]
 
@@ -190,7 +194,7 @@ def _segment(
     ids: NDArray[np.uint64],
     codes: NDArray[np.uint8],
     factors: NDArray[np.uint8],
-    rows: NDArray[np.int8],
+    rows: Rows,
     scales: NDArray[np.float32],
 ) -> Segment:
     stored = StoredArray(ids), StoredArray(codes), StoredArray(factors), StoredArray(rows), StoredArray(scales)

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 import holdfast
 from holdfast.errors import (
     Conflict,
+    DecryptionError,
     DocumentError,
     EngineError,
     HoldfastError,
@@ -27,6 +28,7 @@ from holdfast.errors import (
     RequestTimeout,
     StorageError,
     StoreUnavailable,
+    TamperError,
     Unauthenticated,
 )
 from holdfast.kernels.scan import warm_up
@@ -65,8 +67,10 @@ STATUS_OF_ERROR: dict[type[HoldfastError], int] = {
     StorageError: 507,
     StoreUnavailable: 503,
     KeyUnavailable: 503,
+    TamperError: 502,
+    DecryptionError: 502,
 }
-"""Subclasses share the status of their base; what is not named here is 500."""
+"""Subclasses share the status of their nearest base; what is not named here is 500."""
 
 NOT_WORTH_RETRYING = {409, 507}
 """OpenAI's client retries these by default, but waiting a second does not help; it obeys `x-should-retry`."""
@@ -149,6 +153,7 @@ async def _run_service(app: FastAPI) -> AsyncIterator[None]:
     if isinstance(state.service.engine, DocumentEngine):
         state.metrics.watch_documents(state.service.engine.document_cache)
     state.service.ingestion.start()
+    state.service.rotations.resume()
     warming = asyncio.create_task(asyncio.to_thread(warm_up))  # else the first search would wait for the compiler
     try:
         yield
@@ -168,7 +173,7 @@ def render_error(error: Exception, request_id: str, call: str = "") -> Response:
     """Return the response for `error`, raised by `call` (method and path)."""
     if isinstance(error, HTTPException):
         return _render_http_exception(error, call)
-    status = next((status for kind, status in STATUS_OF_ERROR.items() if isinstance(error, kind)), 500)
+    status = next((STATUS_OF_ERROR[kind] for kind in type(error).__mro__ if kind in STATUS_OF_ERROR), 500)
     headers = {}
     if isinstance(error, Overloaded):
         headers["retry-after"] = str(math.ceil(error.retry_after_s))

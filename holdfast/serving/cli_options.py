@@ -17,7 +17,8 @@ from pydantic.fields import FieldInfo
 from holdfast.errors import InvalidInput
 from holdfast.serving.config import Settings
 
-STORAGE = ("data_dir", "key_file", "encryption", "object_store", "embedding_model", "device")
+KEYS = ("key_file", "key_provider", "key_secret")
+STORAGE = ("data_dir", *KEYS, "encryption", "object_store", "embedding_model", "device")
 PARSING = ("max_file_bytes", "parse_memory_bytes", "parse_timeout_s")
 ANSWERING = ("engine", "model", "upstream_url", "upstream_api_key", "num_passages", "relevance_threshold")
 READING = ("document_cache_memory_bytes", "document_cache_disk_bytes")

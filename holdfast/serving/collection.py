@@ -26,9 +26,8 @@ from holdfast.retrieval import store
 from holdfast.retrieval.chunks import Chunking
 from holdfast.retrieval.embed import Embedder
 from holdfast.retrieval.filters import make_filter
-from holdfast.retrieval.index import BinaryIndex
 from holdfast.retrieval.store_filesystem import FilesystemStore
-from holdfast.serving.collection_search import Candidate, all_passages, find_candidates, search_passages
+from holdfast.serving.collection_search import Candidate, VectorIndex, all_passages, find_candidates, search_passages
 from holdfast.serving.database import Cursor, Database, Page, fetch_page
 from holdfast.serving.engine.protocol import Source
 from holdfast.serving.files import Files
@@ -128,11 +127,13 @@ class Collections:
         expires_after_days: int | None = None,
         vector_store_id: str | None = None,
         mode: Mode | None = None,
+        key_id: str | None = None,
     ) -> VectorStore:
         """Make an empty vector store; `vector_store_id` chooses its id (`vs_` and letters, digits, `_`, `-`).
 
         Args:
             mode: how its contents are encrypted, for as long as it lives; None: the server's default.
+            key_id: the operator's key that must protect it; None: whichever wraps the tenant's root.
 
         Raises:
             Conflict: the tenant has a vector store of that id.
@@ -148,7 +149,9 @@ class Collections:
         now = self.database.now()
         mode = mode or self.default_mode
         self._refuse_taken(self.database.read(), tenant, vector_store_id)
-        insert_sealed = None if mode == "plain" else self.sealed.prepare(tenant, mode)
+        if mode == "plain" and key_id is not None:
+            raise InvalidInput("a plain vector store has no key", param="holdfast.encryption.key")
+        insert_sealed = None if mode == "plain" else self.sealed.prepare(tenant, mode, key_id)
         with self.database.write() as connection:
             self._refuse_taken(connection, tenant, vector_store_id)
             position = connection.execute("INSERT INTO collections DEFAULT VALUES").lastrowid
@@ -195,6 +198,13 @@ class Collections:
                 ),
             )
         return self.get(tenant, vector_store_id)
+
+    def sealed_position(self, tenant: str, vector_store_id: str) -> int:
+        """Return the number of a sealed vector store. Raises Conflict for a plain one."""
+        position: int = find_store(self.database.read(), tenant, vector_store_id)["position"]
+        if self.sealed.find(position) is None:
+            raise Conflict(f"vector store {vector_store_id!r} is plain: it has no keys")
+        return position
 
     def delete(self, tenant: str, vector_store_id: str) -> None:
         """Delete a vector store and all it holds; the uploads stay."""
@@ -328,7 +338,7 @@ class Collections:
         predicate = None if filters is None else make_filter(filters)
 
         def find(
-            connection: sqlite3.Connection, position: int, index: BinaryIndex, sealed: SealedCollection | None
+            connection: sqlite3.Connection, position: int, index: VectorIndex, sealed: SealedCollection | None
         ) -> Sources:
             if exact and sealed is not None:
                 raise InvalidInput("a sealed vector store keeps no float vectors to rank by", param="exact")
@@ -352,7 +362,7 @@ class Collections:
         predicate = None if filters is None else make_filter(filters)
 
         def find(
-            connection: sqlite3.Connection, position: int, index: BinaryIndex, sealed: SealedCollection | None
+            connection: sqlite3.Connection, position: int, index: VectorIndex, sealed: SealedCollection | None
         ) -> Candidates:
             return find_candidates(connection, position, index, query_vector, question, predicate, sealed)
 
@@ -399,7 +409,7 @@ class Collections:
         self,
         tenant: str,
         vector_store_id: str,
-        find: Callable[[sqlite3.Connection, int, BinaryIndex, SealedCollection | None], T],
+        find: Callable[[sqlite3.Connection, int, VectorIndex, SealedCollection | None], T],
     ) -> T:
         """Return what `find` finds in one state of a vector store; a damaged index is made again on the way."""
         row = find_store(self.database.read(), tenant, vector_store_id)
@@ -448,7 +458,9 @@ class Collections:
 
     def _to_store(self, connection: sqlite3.Connection, row: sqlite3.Row, now: int) -> VectorStore:
         found = to_store(connection, row, now)
-        return replace(found, codes=self.contents.index(row["position"]).describe()) if found.mode == "plain" else found
+        if found.mode == "plain":
+            return replace(found, codes=self.contents.index(row["position"]).describe())
+        return replace(found, key_id=self.sealed.key_id(found.tenant))
 
     def _refuse_expired(self, row: sqlite3.Row) -> None:
         if is_expired(row, self.database.now()):

@@ -11,7 +11,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from holdfast.retrieval import store
 from holdfast.retrieval.exact import search_exact
 from holdfast.retrieval.filters import Predicate
 from holdfast.retrieval.fuse import fuse_rankings, fuse_scores
-from holdfast.retrieval.index import BinaryIndex, SearchResult
+from holdfast.retrieval.index import SearchResult
 from holdfast.retrieval.lexical import search_words
 from holdfast.serving.engine.protocol import Source
 from holdfast.serving.sealed_collection import SealedCollection
@@ -42,6 +42,18 @@ class Ranking:
     """0: nearness alone"""
 
 
+class VectorIndex(Protocol):
+    """What a vector store is searched with: a `BinaryIndex`, or the index of a sealed one."""
+
+    def __len__(self) -> int: ...
+
+    def search(
+        self, queries: NDArray[np.float32], k: int, *, allowed_ids: NDArray[np.uint64] | None = None
+    ) -> SearchResult:
+        """Return the `k` nearest of each unit-norm query (Q, dim), among `allowed_ids` where given."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A passage before the rankings are fused."""
@@ -54,7 +66,7 @@ class Candidate:
 def search_passages(
     connection: sqlite3.Connection,
     collection: int,
-    index: BinaryIndex | None,
+    index: VectorIndex | None,
     queries: NDArray[np.float32],
     k: int,
     predicate: Predicate | None,
@@ -90,7 +102,7 @@ def search_passages(
 def find_candidates(
     connection: sqlite3.Connection,
     collection: int,
-    index: BinaryIndex,
+    index: VectorIndex,
     query: NDArray[np.float32],
     question: str,
     predicate: Predicate | None,

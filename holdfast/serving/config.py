@@ -21,6 +21,12 @@ class Settings(BaseSettings):
     key_file: Path | None = Field(
         None, description="File of keys, readable by its owner only: uploads, stored answers and sealed stores need it."
     )
+    key_provider: str | None = Field(
+        None,
+        description="Who holds the key instead: `pkcs11:LIBRARY?token=TOKEN&key=LABEL`, `aws-kms://REGION/KEY` or "
+        "`vault:https://HOST/MOUNT/KEY`; with `key_file`, the file's keys still open what they wrapped.",
+    )
+    key_secret: str | None = Field(None, repr=False, description="`key_provider`: the PIN or the token it asks for.")
     encryption: Literal["plain", "sealed"] | None = Field(
         None, description="How new vector stores are kept; `sealed` when unset and `object_store` is set, else `plain`."
     )
@@ -30,6 +36,13 @@ class Settings(BaseSettings):
         description="Where sealed stores keep their objects: a folder, `sqlite:FILE`, `s3://BUCKET/PREFIX` or "
         "`postgresql://...`; the data directory when unset.",
     )
+    index_memory_bytes: int = Field(
+        2**30,
+        ge=0,
+        description="Memory for the vectors of each sealed store; those of a larger one stay in `object_store`, and "
+        "are fetched in cells of 64 as searches need them.",
+    )
+    decoy_cells: int = Field(0, ge=0, description="Cells that a sealed store fetches besides those a search needs.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     engine: Literal["extract", "hf", "remote"] = Field(

@@ -163,7 +163,7 @@ class Files:
         if not sha256.startswith(SEALED):
             return iter([path.read_bytes()])
         if self._sealer is None:
-            raise KeyUnavailable("this file is sealed: set the key_file that the server had when it was uploaded")
+            raise KeyUnavailable("this file is sealed: set the key that the server had when it was uploaded")
         return self._sealer.read(tenant, path)
 
     def content_hash(self, tenant: str, data: Iterable[bytes]) -> str:

@@ -138,7 +138,7 @@ class ResponseStore:
     def _open(self, tenant: str, own_id: str, stored: str) -> dict[str, Any]:
         if not stored.startswith("{"):
             if self._keyring is None:
-                raise KeyUnavailable("this response is sealed: set the key_file that the server had when it was given")
+                raise KeyUnavailable("this response is sealed: set the key that the server had when it was given")
             sealed = base64.b64decode(stored)
             keys = self._keyring.tenant(tenant).epoch(COLLECTION, sealed_epoch(sealed))
             stored = Sealer(keys).open(sealed, Place(Kind.RESPONSE, own_id.encode())).decode()

@@ -9,30 +9,29 @@ which what they see changes.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.errors import IntegrityError
+from holdfast.errors import Conflict, IntegrityError
 from holdfast.privacy.keys import EpochKeys
 from holdfast.privacy.manifest import Anchor
 from holdfast.privacy.seal import Kind
-from holdfast.retrieval.index import BinaryIndex
 from holdfast.retrieval.read_write_lock import ReadWriteLock
 from holdfast.retrieval.store import StoredPassage
 from holdfast.serving import sealed_tables
 from holdfast.serving.database import Database
 from holdfast.serving.parsed_document import ParsedDocument
-from holdfast.serving.sealed_cache import OpenedCache
-from holdfast.serving.sealed_document import PassageTable, SealedDocument, to_blocks, to_objects
-from holdfast.serving.sealed_index import GROUP, OpenIndex, Part, new_part_name
+from holdfast.serving.sealed_document import SealedDocument, to_blocks, to_objects
+from holdfast.serving.sealed_index import OpenIndex
 from holdfast.serving.sealed_objects import ObjectName, SealedObjects
+from holdfast.serving.sealed_part_store import Exchange, PartStore, part_objects
+from holdfast.serving.sealed_parts import GROUP, CellRows, Part, new_part_name
 from holdfast.serving.sealed_tables import SealedRow
-
-Documents = Mapping[int, SealedDocument]
+from holdfast.serving.sealed_texts import SealedTexts
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +42,7 @@ class Addition:
     name: ObjectName | None
     """of its part of the index; None without passages"""
     part: Part
+    rows: CellRows
     anchor: Anchor
     num_bytes: int
     """of text, passages and codes, before sealing"""
@@ -57,6 +57,8 @@ class SealedCollection:
         database: for the anchor and the list of documents.
         dim: length of the vectors.
         cache_bytes: how much opened text is kept in memory.
+        rows_bytes: how much of the index's rows is; see `OpenIndex`.
+        num_decoys: see there.
     """
 
     def __init__(
@@ -67,15 +69,18 @@ class SealedCollection:
         *,
         dim: int,
         cache_bytes: int,
+        rows_bytes: int,
+        num_decoys: int,
     ) -> None:
         self.row = row
         self._objects = objects
         self._database = database
         self._dim = dim
+        self._parts = PartStore(objects, dim)
+        self._rows_bytes, self._num_decoys = rows_bytes, num_decoys
         self._open: OpenIndex | None = None
         self._documents: dict[int, SealedDocument] = {}
-        self._tables: OpenedCache[PassageTable] = OpenedCache(cache_bytes)
-        self._blocks: OpenedCache[str] = OpenedCache(cache_bytes)
+        self._texts = SealedTexts(objects, cache_bytes)
         self._changes = threading.Lock()
         self._lock = ReadWriteLock()
 
@@ -95,9 +100,9 @@ class SealedCollection:
                     return
 
     @property
-    def index(self) -> BinaryIndex:
+    def index(self) -> OpenIndex:
         """The rows of all documents, inside `reading`."""
-        return self._opened.index
+        return self._opened
 
     def passage_ids(self, documents: Sequence[int]) -> NDArray[np.uint64]:
         """Return the passage ids of some documents (rows of the database), ascending, inside `reading`."""
@@ -107,31 +112,12 @@ class SealedCollection:
     def load_passages(self, ids: Sequence[int]) -> dict[int, StoredPassage]:
         """Return passages by id, inside `reading`; all of them are in the index."""
         places = dict(zip(ids, self._opened.find(ids), strict=True))
-        documents = {number: self._documents[number] for number, _ in places.values()}
-        tables = self._load_tables(documents)
-        needed = {(number, part) for number, row in places.values() for part in tables[number].blocks(row)}
-        blocks = self._load_blocks(documents, needed)
-        found = {}
-        for passage_id, (number, row) in places.items():
-            table = tables[number]
-            own = {part: blocks[number, part] for part in table.blocks(row)}
-            found[passage_id] = StoredPassage(
-                passage_id,
-                documents[number].document,
-                int(table.starts[row]),
-                int(table.ends[row]),
-                int(table.pages[row]) or None,
-                table.headings[row],
-                table.cut(row, own),
-            )
-        return found
+        return self._texts.load_passages(places, self._documents)
 
     def load_text(self, document: int) -> str:
         """Return the text that passages' offsets point into, inside `reading`."""
         [sealed] = [sealed for sealed in self._documents.values() if sealed.document == document]
-        parts = {(sealed.number, part) for part in range(sealed.num_blocks)}
-        blocks = self._load_blocks({sealed.number: sealed}, parts)
-        return "".join(blocks[sealed.number, part] for part in range(sealed.num_blocks))
+        return self._texts.load_text(sealed)
 
     # changing
 
@@ -142,7 +128,7 @@ class SealedCollection:
             try:
                 yield
             except BaseException:
-                self._open = None
+                self._close()
                 raise
 
     @contextmanager
@@ -160,15 +146,24 @@ class SealedCollection:
             connection = self._database.read()
             row = sealed_tables.find_collection(connection, self.row.collection)
             assert row is not None
-            self._save_anchor(self._objects.load(row.anchor))
+            anchor = self._objects.load(row.anchor)
+            if anchor.sequence > row.anchor.sequence + 1:  # a crash leaves one change that was not noted, never two
+                self._objects.unload()
+                raise Conflict(
+                    "another gateway has changed this vector store: a data directory and its copy cannot both be used"
+                )
+            self._save_anchor(anchor)
             documents = {d.number: d for d in sealed_tables.list_documents(connection, self.row.collection)}
-            opened = OpenIndex(self._dim)
-            for name, part in self._load_parts(self._part_names()).items():
+            parts = self._parts.load(self._parts.names())
+            num_rows = sum(len(part.places) for part in parts.values())
+            opened = OpenIndex(
+                self._dim, self._parts.load_cells, self._rows_bytes, num_rows, num_decoys=self._num_decoys
+            )
+            for name, part in parts.items():
                 opened.add(name, part)
             opened.index.compact()
             self._open, self._documents = opened, documents
-            self._tables.clear()
-            self._blocks.clear()
+            self._texts.forget()
         self._remove_orphans()
 
     def add(self, parsed: ParsedDocument, ids: NDArray[np.uint64]) -> Addition:
@@ -176,12 +171,12 @@ class SealedCollection:
         keys = self._newest()
         sealed = sealed_tables.new_document(len(to_blocks(parsed.document.text)))
         objects = to_objects(sealed, keys, parsed.document.text, parsed.passages)
-        part, name = Part.of_document(sealed.number, ids, parsed.vectors, self._dim), None
+        (part, rows), name = Part.of_document(sealed.number, ids, parsed.vectors, self._dim), None
         if len(ids):
             name = new_part_name(keys.epoch)
-            objects[name] = part.to_bytes()
+            objects |= part_objects(name, part, rows)
         num_bytes = sum(map(len, objects.values()))
-        return Addition(sealed, name, part, self._objects.commit(objects), num_bytes)
+        return Addition(sealed, name, part, rows, self._objects.commit(objects), num_bytes)
 
     def unload(self) -> None:
         """Forget what is open; the next use loads it again."""
@@ -192,7 +187,7 @@ class SealedCollection:
         sealed = SealedDocument(added.sealed.number, added.sealed.num_blocks, document)
         self._documents[sealed.number] = sealed
         if added.name is not None:
-            self._opened.add(added.name, added.part)
+            self._opened.add(added.name, added.part, added.rows)
 
     def hide(self, documents: Sequence[SealedDocument]) -> None:
         """Inside `committing`: let searches find nothing of documents whose rows are being deleted."""
@@ -211,18 +206,18 @@ class SealedCollection:
             if name in self._objects
         ]
         self._remove([sealed.number for sealed in documents], removed)
-        self._tables.clear()
-        self._blocks.clear()
+        self._texts.forget()
 
     def merge_parts_if_due(self) -> None:
-        """Write many small parts of the index as one; searches go on."""
+        """Write many small parts of the index as one; searches go on. What no longer fits the memory is let go."""
         with self.changing():
             self.load()
             names = self._opened.parts_to_merge()
             if names:
-                merged = Part.merged(list(self._load_parts(names).values()), self._dim)
-                self._exchange(names, [merged], [])
+                self._exchange(self._parts.merge(names, self._newest().epoch))
                 self._opened.index.compact()
+            if self._opened.is_outgrown:
+                self._close()
 
     def delete_objects(self) -> None:
         """Delete everything from the store, inside `changing`."""
@@ -255,19 +250,16 @@ class SealedCollection:
                             chosen += zip(sealed.names(other), sealed.names(keys), strict=True)
                         else:
                             num_left += 1
-            parts = [name for name in self._part_names() if name.epoch != keys.epoch]
-            if not chosen and parts:
-                chosen = [(name, new_part_name(keys.epoch)) for name in parts[:1]]
-                parts = parts[1:]
+            parts = [name for name in self._parts.names() if name.epoch != keys.epoch]
             if chosen:
                 bodies = self._objects.get([before for before, _ in chosen])
                 added = {after: bodies[before] for before, after in chosen}
-                self._commit(added, [before for before, _ in chosen])
-                renamed = {before: after for before, after in chosen if before.group == GROUP}
-                with self._lock.writing():
-                    places = self._opened.parts
-                    self._opened.replace(renamed, {after: places[before] for before, after in renamed.items()})
-                self._objects.sweep([before for before, _ in chosen])
+                self._exchange(Exchange([], {}, added, [before for before, _ in chosen]))
+            elif parts:
+                sizes = np.cumsum([1 + len(self._opened.parts[name].cell_ids) for name in parts])
+                count = max(1, int((sizes <= max_objects).sum()))
+                self._exchange(self._parts.rotate(parts[:count], keys.epoch))
+                parts = parts[count:]
             return num_left + len(parts)
 
     def finish_rotation(self, destroy_old_keys: Callable[[], object]) -> None:
@@ -305,16 +297,21 @@ class SealedCollection:
         numbers, num_rows = np.unique(self._opened.places().documents, return_counts=True)
         counts = dict(zip(numbers.tolist(), num_rows.tolist(), strict=True))
         for number, sealed in sorted(self._documents.items()):
-            if not self._is_whole(sealed):
+            if not self._texts.is_whole(sealed):
                 yield f"document {sealed.document}: objects of it are missing"
                 continue
-            table = self._load_tables({number: sealed})[number]
+            table = self._texts.load_tables({number: sealed})[number]
             if counts.get(number, 0) != len(table):
                 yield f"document {sealed.document}: {counts.get(number, 0)} passages in the index, not {len(table)}"
-            if len(table) and int(table.ends.max()) > len(self.load_text(sealed.document)):
+            if len(table) and int(table.ends.max()) > len(self._texts.load_text(sealed)):
                 yield f"document {sealed.document}: passages reach beyond its text"
 
     # inside
+
+    def _close(self) -> None:
+        """Have the next use load it again; searches that are running finish with what they have."""
+        with self._lock.writing():
+            self._open = None
 
     @property
     def _opened(self) -> OpenIndex:
@@ -324,51 +321,11 @@ class SealedCollection:
     def _newest(self) -> EpochKeys:
         return self._objects.all_keys()[0]
 
-    def _part_names(self) -> list[ObjectName]:
-        return [
-            ObjectName(keys.epoch, GROUP, Kind.CELL, row_id)
-            for keys in self._objects.all_keys()
-            for row_id in self._objects.ids(keys.epoch, GROUP)
-        ]
-
-    def _load_parts(self, names: Sequence[ObjectName]) -> dict[ObjectName, Part]:
-        return {name: Part.from_bytes(body) for name, body in self._objects.get(names).items()}
-
-    def _load_tables(self, documents: Documents) -> dict[int, PassageTable]:
-        tables = {number: table for number in documents if (table := self._tables.get(number)) is not None}
-        missing = [sealed for number, sealed in documents.items() if number not in tables]
-        all_keys = self._objects.all_keys() if missing else []
-        names = {sealed.table_name(self._own_keys(sealed, all_keys)): sealed.number for sealed in missing}
-        for name, body in self._objects.get(list(names)).items():
-            tables[names[name]] = PassageTable.from_bytes(body)
-            self._tables.put(names[name], tables[names[name]], len(body))
-        return tables
-
-    def _load_blocks(self, documents: Documents, needed: set[tuple[int, int]]) -> dict[tuple[int, int], str]:
-        blocks = {place: block for place in needed if (block := self._blocks.get(place)) is not None}
-        missing = sorted(needed - blocks.keys())
-        all_keys = self._objects.all_keys() if missing else []
-        own_keys = {number: self._own_keys(documents[number], all_keys) for number in {n for n, _ in missing}}
-        names = {documents[number].block_name(own_keys[number], part): (number, part) for number, part in missing}
-        for name, body in self._objects.get(list(names)).items():
-            blocks[names[name]] = body.decode()
-            self._blocks.put(names[name], blocks[names[name]], len(body))
-        return blocks
-
-    def _own_keys(self, sealed: SealedDocument, all_keys: Sequence[EpochKeys]) -> EpochKeys:
-        """Return those of `all_keys` that a document is sealed under."""
-        for keys in all_keys:
-            if sealed.table_name(keys) in self._objects:
-                return keys
-        raise IntegrityError(f"document {sealed.document} is not in the manifest")
-
-    def _is_whole(self, sealed: SealedDocument) -> bool:
-        return any(all(name in self._objects for name in sealed.names(keys)) for keys in self._objects.all_keys())
-
     def _remove_orphans(self) -> None:
         """Remove from the manifest and the store what belongs to no document of the database."""
         all_keys = self._objects.all_keys()
         known = {name.id for sealed in self._documents.values() for keys in all_keys for name in sealed.names(keys)}
+        known |= {cell_id for part in self._opened.parts.values() for cell_id in part.cell_ids}
         orphans = [
             ObjectName(keys.epoch, group, Kind.METADATA, row_id)
             for keys in all_keys
@@ -384,24 +341,17 @@ class SealedCollection:
 
     def _remove(self, numbers: Sequence[int], names: Sequence[ObjectName]) -> None:
         """Take the rows of some documents out of the index, and objects out of the collection."""
-        stale = self._opened.parts_of(numbers)
-        parts = [part.without(numbers) for part in self._load_parts(stale).values()]
-        self._exchange(stale, [part for part in parts if len(part.places)], names)
+        self._exchange(self._parts.cut(self._opened.parts_of(numbers), numbers, names))
 
-    def _exchange(self, old: Sequence[ObjectName], new: Sequence[Part], removed: Sequence[ObjectName]) -> None:
-        """Put `new` parts of the index in place of `old` ones, and remove other objects."""
-        epoch = self._newest().epoch
-        named = {new_part_name(epoch): part for part in new}
-        gone = [*old, *removed]
-        if gone or named:
-            self._commit({name: part.to_bytes() for name, part in named.items()}, gone)
+    def _exchange(self, exchange: Exchange) -> None:
+        gone = [*exchange.old, *exchange.removed]
+        if gone or exchange.added:
+            self._save_anchor(self._objects.commit(exchange.added, gone))
             with self._lock.writing():  # and whoever reads what is gone has finished
-                self._opened.replace(old, {name: part.places for name, part in named.items()})
+                self._opened.replace(exchange.old, exchange.new)
             self._objects.sweep(gone)
-
-    def _commit(self, added: Mapping[ObjectName, bytes], removed: Sequence[ObjectName]) -> None:
-        self._save_anchor(self._objects.commit(added, removed))
 
     def _save_anchor(self, anchor: Anchor) -> None:
         with self._database.write() as connection:
             sealed_tables.save_anchor(connection, self.row.collection, anchor)
+

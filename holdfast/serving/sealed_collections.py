@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from holdfast.errors import HoldfastError, KeyUnavailable
+from holdfast.errors import HoldfastError, InvalidInput, KeyUnavailable
 from holdfast.privacy.key_rotation import (
     finish_epoch,
     finish_root_rotation,
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 CACHE_BYTES = 128 * 2**20
 """opened text kept in memory, for each collection"""
+ROWS_BYTES = 2**30
+"""by default, of rows of an index kept in memory, for each collection"""
 ROTATED_OBJECTS = 256
 """sealed again in one step of a rotation"""
 
@@ -47,15 +49,25 @@ class SealedCollections:
         keyring: opens tenants' keys; None where the operator gave no key.
         make_store: opens the store of their objects; called once, when it is first needed.
         dim: length of the vectors.
+        rows_bytes: memory for the rows of each one's index; those of a larger one are fetched as searches need them.
+        num_decoys: cells fetched with those.
     """
 
     def __init__(
-        self, database: Database, keyring: Keyring | None, make_store: Callable[[], ObjectStore], *, dim: int
+        self,
+        database: Database,
+        keyring: Keyring | None,
+        make_store: Callable[[], ObjectStore],
+        *,
+        dim: int,
+        rows_bytes: int = ROWS_BYTES,
+        num_decoys: int = 0,
     ) -> None:
         self._database = database
         self._keyring = keyring
         self._make_store = make_store
         self._dim = dim
+        self._rows_bytes, self._num_decoys = rows_bytes, num_decoys
         self._store: ObjectStore | None = None
         self._collections: dict[int, SealedCollection] = {}
         self._lock = threading.RLock()
@@ -65,7 +77,9 @@ class SealedCollections:
     def keyring(self) -> Keyring:
         """The opened keys. Raises KeyUnavailable where the operator gave none."""
         if self._keyring is None:
-            raise KeyUnavailable("sealing needs a key: make one with `holdfast keys create`, and set key_file")
+            raise KeyUnavailable(
+                "sealing needs a key: make one with `holdfast keys create` and set key_file, or set key_provider"
+            )
         return self._keyring
 
     def find(self, collection: int) -> SealedCollection | None:
@@ -79,13 +93,25 @@ class SealedCollections:
             self._collections[collection] = self._open(row)
             return self._collections[collection]
 
-    def prepare(self, tenant: str, mode: str) -> Callable[[sqlite3.Connection, int], None]:
+    def key_id(self, tenant: str) -> str | None:
+        """Return the public name of the operator's key that wraps a tenant's newest root; None before there is one."""
+        record = KeyTable(self._database).load(tenant)
+        return None if record is None else record.roots[-1].wrapped_by
+
+    def prepare(
+        self, tenant: str, mode: str, key_id: str | None = None
+    ) -> Callable[[sqlite3.Connection, int], None]:
         """Make keys and an empty manifest; return what notes the collection once its row is there.
 
         Raises:
+            InvalidInput: `key_id` is given, and another key of the operator wraps the tenant's root.
             KeyUnavailable: there is no key, or its provider does not answer.
             StoreUnavailable: the store does not answer.
         """
+        own = self.keyring.tenant(tenant).record.roots[-1].wrapped_by
+        if key_id is not None and key_id != own:
+            message = f"your keys are wrapped by {own}, not by {key_id!r:.80}"
+            raise InvalidInput(message, param="holdfast.encryption.key")
         prefix = f"c{secrets.token_hex(12)}"
         self.keyring.change(tenant, lambda keys: keys.with_collection(prefix))
         anchor = self._objects(prefix, partial(self.keyring.tenant, tenant)).create()
@@ -138,6 +164,15 @@ class SealedCollections:
         sealed.finish_rotation(lambda: self.keyring.change(row.tenant, lambda keys: finish_epoch(keys, row.prefix)))
         return sealed.epochs()[0]
 
+    def unfinished(self) -> list[int]:
+        """Return the collections whose rotation was begun and is not finished."""
+        table, found = KeyTable(self._database), []
+        for row in sealed_tables.list_collections(self._database.read()):
+            record = table.load(row.tenant)
+            if record is not None and len(record.epochs(row.prefix)) > 1:
+                found.append(row.collection)
+        return found
+
     def tenants(self) -> list[str]:
         """Return the tenants that have keys."""
         return KeyTable(self._database).tenants()
@@ -168,7 +203,15 @@ class SealedCollections:
     def _open(self, row: SealedRow) -> SealedCollection:
         keys = partial(self.keyring.tenant, row.tenant)
         objects = self._objects(row.prefix, keys)
-        return SealedCollection(row, objects, self._database, dim=self._dim, cache_bytes=CACHE_BYTES)
+        return SealedCollection(
+            row,
+            objects,
+            self._database,
+            dim=self._dim,
+            cache_bytes=CACHE_BYTES,
+            rows_bytes=self._rows_bytes,
+            num_decoys=self._num_decoys,
+        )
 
     def _objects(self, prefix: str, keys: Callable[[], TenantKeys]) -> SealedObjects:
         with self._lock:

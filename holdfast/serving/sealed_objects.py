@@ -17,12 +17,23 @@ from dataclasses import dataclass, replace
 from holdfast.errors import KeyUnavailable, TamperError
 from holdfast.privacy.inventory import Cell
 from holdfast.privacy.keys import EpochKeys, TenantKeys
-from holdfast.privacy.manifest import Anchor, Manifest, first_manifest, open_manifest, seal_manifest
+from holdfast.privacy.manifest import (
+    Anchor,
+    CellRoot,
+    Manifest,
+    first_manifest,
+    open_manifest,
+    read_header,
+    seal_manifest,
+)
 from holdfast.privacy.seal import Kind, Place, Sealer
 from holdfast.retrieval.object_store import ObjectStore, list_all
 
 WRITER = "holdfast"
 MANIFEST = "manifest"
+HISTORY_LEN = 256
+"""replaced manifests that stay in the store, so that a reader who is so far behind sees that the newest descends from
+the last one it saw"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +77,7 @@ class SealedObjects:
         self._manifest: Manifest | None = None
         self._anchor: Anchor | None = None
         self._etag: str | None = None
+        self._stored = b""
         self._epoch_keys: dict[int, EpochKeys] = {}
 
     @property
@@ -101,8 +113,9 @@ class SealedObjects:
         if tagged is None:
             raise TamperError("the store holds no manifest of this collection", code="omitted")
         keys = self._keys()
-        manifest, anchor = open_manifest(tagged.body, keys, self._collection_id, anchor)
-        listings = {name: self._listing_key(name, root.listed_at) for name, root in manifest.cells.items()}
+        history = self._read_history(anchor.sequence, read_header(tagged.body).sequence)
+        manifest, anchor = open_manifest(tagged.body, keys, self._collection_id, anchor, history)
+        listings = {name: self._listing_key(name, root) for name, root in manifest.cells.items()}
         found = self._store.get_objects(list(listings.values()))
         cells = {}
         for name, root in manifest.cells.items():
@@ -112,7 +125,15 @@ class SealedObjects:
             sealer = Sealer(keys.epoch(self._collection_id, root.epoch))
             cells[name] = manifest.check_listing(name, sealer.open(found[listings[name]], place))
         self._manifest, self._anchor, self._etag, self._cells = manifest, anchor, tagged.etag, cells
+        self._stored = tagged.body
         return anchor
+
+    def _read_history(self, seen: int, newest: int) -> Callable[[int], bytes]:
+        """Return what gives each manifest between two, empty where the store has it no longer."""
+        missing = range(seen + 1, newest)
+        kept = [self._history_key(sequence) for sequence in missing] if len(missing) < HISTORY_LEN else []
+        found = self._store.get_objects(kept)
+        return lambda sequence: found.get(self._history_key(sequence), b"")
 
     def unload(self) -> None:
         """Forget what the store holds; `load` finds out."""
@@ -193,9 +214,10 @@ class SealedObjects:
     def sweep_all(self) -> int:
         """Delete everything that the manifest does not list; return how much there was."""
         assert self._manifest is not None
-        listed = {self._listing_key(name, root.listed_at) for name, root in self._manifest.cells.items()}
+        listed = {self._listing_key(name, root) for name, root in self._manifest.cells.items()}
         listed |= {self._raw_key(row_id) for cell in self._cells.values() for row_id in cell.row_ids}
         listed.add(self._key(MANIFEST))
+        listed |= {self._history_key(self._manifest.sequence - age) for age in range(1, HISTORY_LEN)}
         unlisted = [key for key in list_all(self._store, f"{self._prefix}/") if key not in listed]
         if unlisted:
             self._store.delete(unlisted)
@@ -235,16 +257,20 @@ class SealedObjects:
             if cell is not None:
                 place = Place(Kind.LISTING, name.encode(), manifest.sequence)
                 sealer = Sealer(keys.epoch(self._collection_id, cell.epoch))
-                listings[self._listing_key(name, manifest.sequence)] = sealer.seal(cell.to_bytes(), place)
+                listings[self._listing_key(name, manifest.cells[name])] = sealer.seal(cell.to_bytes(), place)
+        if self._stored:
+            listings[self._history_key(before.sequence)] = self._stored
         if listings:
             self._store.put_objects(listings)
         data, anchor = seal_manifest(manifest, keys)
         self._manifest = None  # until the store has answered, it is not known which one counts
         etag = self._store.cas(self._key(MANIFEST), data, self._etag)
-        old = [self._listing_key(name, before.cells[name].listed_at) for name in cells if name in before.cells]
+        old = [self._listing_key(name, before.cells[name]) for name in cells if name in before.cells]
         self._before = self._cells
         self._cells = {name: cell for name, cell in {**self._cells, **cells}.items() if cell is not None}
-        self._manifest, self._anchor, self._etag = manifest, anchor, etag
+        self._manifest, self._anchor, self._etag, self._stored = manifest, anchor, etag, data
+        if before.sequence >= HISTORY_LEN:
+            old.append(self._history_key(before.sequence - HISTORY_LEN + 1))
         if old:
             self._store.delete(old)
         return anchor
@@ -263,8 +289,12 @@ class SealedObjects:
     def _key(self, name: str) -> str:
         return f"{self._prefix}/{name}"
 
-    def _listing_key(self, cell: str, sequence: int) -> str:
-        return self._key(f"listings/{cell}-{sequence}")
+    def _listing_key(self, cell: str, root: CellRoot) -> str:
+        # by content too, so that of two writers the one who comes too late has not overwritten the other's
+        return self._key(f"listings/{cell}-{root.listed_at}-{root.root[:8].hex()}")
+
+    def _history_key(self, sequence: int) -> str:
+        return self._key(f"history/{sequence}")
 
     def _object_key(self, name: ObjectName) -> str:
         return self._raw_key(name.id)

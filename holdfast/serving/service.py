@@ -24,6 +24,7 @@ from holdfast.serving.ingestion import Ingestion
 from holdfast.serving.limits import check_query
 from holdfast.serving.parse_process import ParseLimits
 from holdfast.serving.response_store import ResponseStore
+from holdfast.serving.rotations import Rotations
 from holdfast.serving.sealed_collections import SealedCollections
 from holdfast.serving.sealed_uploads import UploadSealer
 from holdfast.serving.untrusted import make_keyring, make_object_store
@@ -38,6 +39,7 @@ class Service:
     files: Files
     collections: Collections
     sealed: SealedCollections
+    rotations: Rotations
     responses: ResponseStore
     ingestion: Ingestion
     engine: Engine
@@ -60,8 +62,14 @@ class Service:
             sealer = None if keyring is None else UploadSealer(keyring)
             self.files = Files(self.database, settings.data_dir, sealer)
             self.sealed = SealedCollections(
-                self.database, keyring, lambda: make_object_store(settings), dim=self.embedder.dim
+                self.database,
+                keyring,
+                lambda: make_object_store(settings),
+                dim=self.embedder.dim,
+                rows_bytes=settings.index_memory_bytes,
+                num_decoys=settings.decoy_cells,
             )
+            self.rotations = Rotations(self.sealed)
             self.collections = Collections(
                 self.database,
                 self.files,
@@ -163,6 +171,7 @@ class Service:
     async def close(self) -> None:
         """Stop ingestion, free the engine, save the indexes, close the database."""
         await asyncio.to_thread(self.ingestion.stop, self.settings.shutdown_timeout_s)
+        await asyncio.to_thread(self.rotations.stop)
         await self.engine.close()
         await asyncio.to_thread(self.collections.close)
         self.database.close()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from holdfast.errors import InvalidInput
+from holdfast.privacy import key_provider_factory
 from holdfast.privacy.key_providers import read_key_file
 from holdfast.privacy.keyring import Keyring
+from holdfast.privacy.keys import KeyProvider
 from holdfast.retrieval.object_store import ObjectStore
 from holdfast.serving.config import Settings
 from holdfast.serving.database import Database
@@ -24,14 +26,26 @@ def make_keyring(settings: Settings, database: Database) -> Keyring | None:
 
     Raises:
         KeyUnavailable: the key file cannot be read.
-        InvalidInput: others can read it, or it holds no key.
+        InvalidInput: others can read it, it holds no key, or `key_provider` is no address of one.
     """
-    if settings.key_file is None:
+    if settings.key_file is None and settings.key_provider is None:
         return None
-    key_file = settings.key_file
-    read_key_file(key_file)  # say at once what is wrong with it
+    remote = _make_remote_providers(settings)
+    make_key_providers(settings, remote)  # say at once what is wrong with the file
     create_tables(database)
-    return Keyring(KeyTable(database), lambda tenant: read_key_file(key_file), time.monotonic)
+    return Keyring(KeyTable(database), lambda tenant: make_key_providers(settings, remote), time.monotonic)
+
+
+def make_key_providers(settings: Settings, remote: Sequence[KeyProvider] | None = None) -> Sequence[KeyProvider]:
+    """Return those who open the tenants' roots, the one who wraps new ones last; `remote`: where it is open already."""
+    local = [] if settings.key_file is None else read_key_file(settings.key_file)
+    return [*local, *(_make_remote_providers(settings) if remote is None else remote)]
+
+
+def _make_remote_providers(settings: Settings) -> Sequence[KeyProvider]:
+    if settings.key_provider is None:
+        return []
+    return key_provider_factory.make_key_providers(settings.key_provider, settings.key_secret or "")
 
 
 def _make_filesystem(address: str) -> ObjectStore:

@@ -54,6 +54,8 @@ class VectorStore:
     mode: Mode = "plain"
     codes: str | None = None
     """which codes its passages have, and what was measured of them; None before there are any, and of sealed stores"""
+    key_id: str | None = None
+    """the operator's key that protects it; None of plain stores"""
 
     @property
     def status(self) -> Literal["expired", "in_progress", "completed"]:

@@ -68,6 +68,42 @@ def test_with_all_rows_as_candidates_the_order_is_nearly_exact() -> None:
     assert np.mean(overlap) > 9.7
 
 
+def test_rows_of_sixteen_bits_order_candidates_as_float_vectors_do() -> None:
+    vectors, queries = unit_vectors(300, 384), unit_vectors(50, 384, seed=1)
+    index = BinaryIndex(384, row_bits=16)
+    index.add(np.arange(300, dtype=np.uint64), vectors)
+    rows, scores = nearest_rows(vectors, queries, 10)
+    again = BinaryIndex.from_bytes(index.to_bytes())
+    again.add(np.array([300], dtype=np.uint64), unit_vectors(1, 384, seed=2))
+    assert again.remove(np.array([300], dtype=np.uint64)) == 1
+    for found in (index.search(queries, 10, oversampling=30), again.search(queries, 10, oversampling=30)):
+        assert np.array_equal(found.ids, rows)
+        assert np.abs(found.scores - scores).max() < 1e-5
+
+
+def test_rows_of_eight_and_sixteen_bits_do_not_mix() -> None:
+    with pytest.raises(InvalidInput, match="16 bits do not go with 8"):
+        BinaryIndex(DIM).absorb(BinaryIndex(DIM, row_bits=16))
+    with pytest.raises(InvalidInput, match="8 or 16 bits"):
+        BinaryIndex(DIM, row_bits=4)
+
+
+def test_codes_without_rows_find_by_codes_and_get_their_rows_later() -> None:
+    vectors, queries, ids = unit_vectors(300), unit_vectors(20, seed=1), distinct_ids(300)
+    whole, codes = BinaryIndex(DIM, row_bits=16), BinaryIndex(DIM, row_bits=0)
+    for part in (slice(0, 170), slice(170, 300)):
+        whole.add(ids[part], vectors[part])
+        codes.add(ids[part], vectors[part])
+    codes = BinaryIndex.from_bytes(codes.to_bytes())
+    assert_same(codes.search(queries, 7, by_codes=True), whole.search(queries, 7, by_codes=True))
+    with pytest.raises(InvalidInput, match="codes alone"):
+        codes.search(queries, 7)
+    rows, scales = encode_rows(vectors, make_rotation(DIM, ROW_SEED), 16)
+    assert_same(codes.with_rows(rows, scales).search(queries, 7), whole.search(queries, 7))
+    with pytest.raises(ShapeError):
+        codes.with_rows(rows[1:], scales[1:])
+
+
 def test_candidates_are_the_first_by_codes() -> None:
     vectors, queries = unit_vectors(300), unit_vectors(20, seed=1)
     ids = distinct_ids(300)

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 
-from holdfast.privacy.key_providers import LocalKeyProvider
+from holdfast.privacy.key_providers import LocalKeyProvider, add_key_to_file
 from holdfast.privacy.keyring import Keyring
 from holdfast.privacy.keys import SecretKey
 from holdfast.retrieval.documents import read_document
 from holdfast.retrieval.object_store import Listing, ObjectStore, TaggedObject
 from holdfast.retrieval.store_filesystem import FilesystemStore
 from holdfast.serving import ingestion
+from holdfast.serving.app import create_app
 from holdfast.serving.collection import Collections
+from holdfast.serving.config import Settings
 from holdfast.serving.database import Database
 from holdfast.serving.files import Files
 from holdfast.serving.ingestion import Ingestion
@@ -26,6 +29,7 @@ from holdfast.serving.parse_process import ParseLimits
 from holdfast.serving.sealed_collections import SealedCollections
 from holdfast.serving.sealed_tables import KeyTable
 from holdfast.serving.sealed_uploads import UploadSealer
+from holdfast.serving.service import Service
 from tests.serving.conftest import STORE, TENANT, HashEmbedder, Storage
 
 KEY = SecretKey(bytes(range(32)))
@@ -81,6 +85,8 @@ def open_sealed(
     mode: str = "sealed",
     embedder: Any = None,
     clock: Callable[[], float] | None = None,
+    rows_bytes: int = 2**30,
+    num_decoys: int = 0,
 ) -> Storage:
     """Open `data_dir` (again) with the sealed vector store `vs_default` in it."""
     embedder = embedder or HashEmbedder()
@@ -90,7 +96,12 @@ def open_sealed(
         provider = LocalKeyProvider(key)
         keyring = Keyring(KeyTable(database), lambda tenant: [provider], lambda: 0.0)
     sealed = SealedCollections(
-        database, keyring, lambda: store or FilesystemStore(data_dir / "sealed"), dim=embedder.dim
+        database,
+        keyring,
+        lambda: store or FilesystemStore(data_dir / "sealed"),
+        dim=embedder.dim,
+        rows_bytes=rows_bytes,
+        num_decoys=num_decoys,
     )
     files = Files(database, data_dir, None if keyring is None else UploadSealer(keyring))
     collections = Collections(database, files, embedder, data_dir, sealed=sealed)
@@ -109,6 +120,18 @@ def sealed_storage(data_dir: Path, **options: Any) -> Iterator[Storage]:
     finally:
         storage.ingestion.stop()
         storage.database.close()
+
+
+@contextmanager
+def sealed_server(data_dir: Path) -> Iterator[tuple[TestClient, Service]]:
+    """A client of an application in this process whose vector stores are sealed, and what it serves."""
+    key_file = data_dir.parent / "keys"
+    if not key_file.exists():
+        add_key_to_file(key_file)
+    settings = Settings(data_dir=data_dir, key_file=key_file, encryption="sealed")
+    service = Service(settings, embedder=HashEmbedder())  # type: ignore[arg-type]
+    with TestClient(create_app(settings, service), base_url="http://localhost") as client:
+        yield client, service
 
 
 def read_here() -> None:

@@ -51,8 +51,8 @@ def reopened(storage: Storage) -> Storage:
 # the main job
 
 
-def test_it_finds_what_a_plain_store_finds(tmp_path: Path, storage: Storage) -> None:
-    """Bit for bit: the same texts, places, scores and order."""
+def test_it_finds_what_exact_search_finds(tmp_path: Path, storage: Storage) -> None:
+    """The same texts, places and order as by a plain store's float vectors, and the same scores but for rounding."""
     rng = np.random.default_rng(1)
     words = [f"word{number}" for number in range(80)]
     texts = [" ".join(rng.choice(words, 700)) for _ in range(8)]
@@ -69,8 +69,10 @@ def test_it_finds_what_a_plain_store_finds(tmp_path: Path, storage: Storage) -> 
     for query in ("word1 word2", "word70", texts[3][:60]):
         vector = storage.embedder.encode([query])
         for options in ({}, {"filters": few}, {"filters": {"type": "eq", "key": "number", "value": 99}}):
-            found, expected = (storage.collections.search(TENANT, s, vector, 20, **options) for s in (STORE, plain.id))
-            assert found == [replace(source, is_sealed=True) for source in expected]
+            found = storage.collections.search(TENANT, STORE, vector, 20, **options)
+            expected = storage.collections.search(TENANT, plain.id, vector, 20, exact=True, **options)
+            assert [s.score for s in found] == pytest.approx([s.score for s in expected], abs=1e-5)
+            assert found == [replace(s, score=f.score, is_sealed=True) for s, f in zip(expected, found, strict=True)]
             assert bool(found) == (options.get("filters", few) is few)
     for number in range(len(texts)):
         file_id = storage.collections.search(
@@ -359,3 +361,38 @@ def test_a_rolled_back_store_is_refused(tmp_path: Path) -> None:
             storage.search("baker")
         assert caught.value.code == "rolled_back"
         assert len(storage.collections.verify()) == 1
+
+
+# rows that stay in the store
+
+
+def test_a_store_whose_rows_do_not_fit_the_memory_does_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Searched, merged, deleted from, rotated and reopened; grown from one kind into the other on the way."""
+    monkeypatch.setattr(sealed_index, "MAX_PARTS", 4)
+    rng = np.random.default_rng(2)
+    words = [f"word{number}" for number in range(60)]
+    texts = {n: f"Number{n} is told here. " + " ".join(rng.choice(words, 300)) for n in range(12)}
+    room_for = {"some": 2 * 64 * 12, "none": 0, "all": 2**30}
+    found: dict[str, list[Any]] = {}
+    for name, rows_bytes in room_for.items():
+        data_dir = tmp_path / name
+        with sealed_storage(data_dir, rows_bytes=rows_bytes, num_decoys=2) as storage:
+            files = {n: storage.ingest(f"{n}.txt", text) for n, text in texts.items()}
+            sealed = storage.collections.sealed.find(1)
+            assert sealed is not None
+            with sealed.reading():
+                assert sealed.index.has_rows == (name == "all")
+            assert len(sealed._opened.parts) <= 5
+            storage.files.delete(TENANT, files[3].file_id)
+            assert storage.collections.sealed.rotate(1) == 2
+            assert storage.collections.verify() == []
+        with sealed_storage(data_dir, rows_bytes=rows_bytes) as storage:
+            found[name] = [
+                sorted((s.filename, s.text, s.score) for s in storage.search(query, k=30) if s.score > 0)
+                for query in ("number3", "number7 word1 word2", texts[5][:60])
+            ]
+            assert "3.txt" not in {filename for filename, _, _ in found[name][0]}
+            assert storage.collections.verify() == []
+    assert found["some"] == found["none"] == found["all"]

@@ -434,4 +434,6 @@ def test_a_second_writer_is_noticed(folder: Path) -> None:
         two.collections.attach(TENANT, STORE, [NewFile(file.id)])
         two.ingestion.run_until_idle()
         assert two.collections.get_file(TENANT, STORE, file.id).status == "failed"
+        with pytest.raises(Conflict, match="another gateway"):
+            two.search("secret")
         assert_right(one, dict.fromkeys([0, 1, 7], ""), set())

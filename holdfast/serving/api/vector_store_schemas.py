@@ -10,6 +10,7 @@ from holdfast.retrieval.chunks import Chunking
 from holdfast.serving.api.schemas import HybridSearch, ListedModel, ListQuery, Metadata, RequestModel, is_none
 from holdfast.serving.collection import FileBatch, NewFile, StoredFile, VectorStore
 from holdfast.serving.engine.protocol import Source
+from holdfast.serving.rotations import Rotation
 from holdfast.serving.vector_store import Mode
 
 MAX_FILES = 500
@@ -68,6 +69,14 @@ class Encryption(RequestModel):
     mode: Annotated[
         Mode, Field(description="`plain`: readable in the data directory. `sealed`: encrypted, and ranked here.")
     ]
+    key: Annotated[
+        Text | None,
+        Field(
+            exclude_if=is_none,
+            description="Public name of the operator's key that wraps the tenant's keys; the request is refused if it "
+            "is another's turn. Root rotation may change it.",
+        ),
+    ] = None
 
 
 class VectorStoreExtension(RequestModel):
@@ -308,7 +317,25 @@ def to_store_object(store: VectorStore) -> VectorStoreObject:
         expires_at=store.expires_at,
         last_active_at=store.last_active_at,
         metadata=store.metadata,
-        holdfast=VectorStoreDetails(encryption=Encryption(mode=store.mode), codes=store.codes),
+        holdfast=VectorStoreDetails(encryption=Encryption(mode=store.mode, key=store.key_id), codes=store.codes),
+    )
+
+
+class RotationObject(BaseModel):
+    """How far the rotation of a sealed vector store is."""
+
+    object: Literal["vector_store.rotation"] = "vector_store.rotation"
+    vector_store_id: str
+    status: Literal["in_progress", "completed", "failed"]
+    num_left: int | None
+    """Documents and parts of the index still to be sealed again."""
+    error: str | None
+
+
+def to_rotation_object(vector_store_id: str, rotation: Rotation) -> RotationObject:
+    """Return `rotation` as the API shows it."""
+    return RotationObject(
+        vector_store_id=vector_store_id, status=rotation.status, num_left=rotation.num_left, error=rotation.error
     )
 
 

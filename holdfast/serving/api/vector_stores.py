@@ -10,12 +10,14 @@ from holdfast.serving.api.context import JsonOnly, RequestContext
 from holdfast.serving.api.schemas import Deleted, ListObject, ListQuery, make_list
 from holdfast.serving.api.vector_store_schemas import (
     RankingOptions,
+    RotationObject,
     SearchPage,
     SearchRequest,
     VectorStoreObject,
     VectorStoreRequest,
     VectorStoreUpdate,
     to_chunking,
+    to_rotation_object,
     to_search_result,
     to_store_object,
 )
@@ -36,6 +38,7 @@ def create_vector_store(body: VectorStoreRequest, context: RequestContext) -> Ve
         metadata=body.metadata,
         expires_after_days=body.expires_after.days if body.expires_after else None,
         mode=encryption.mode if encryption else None,
+        key_id=encryption.key if encryption else None,
     )
     if body.file_ids:
         chunking = to_chunking(body.chunking_strategy)
@@ -82,6 +85,21 @@ def delete_vector_store(vector_store_id: str, context: RequestContext) -> Delete
     """Delete a vector store with its passages and vectors; the uploaded files stay."""
     context.service.collections.delete(context.tenant, vector_store_id)
     return Deleted(id=vector_store_id, object="vector_store.deleted")
+
+
+@router.post("/{vector_store_id}/rotation")
+def start_rotation(vector_store_id: str, context: RequestContext) -> RotationObject:
+    """Seal all of a sealed vector store again under fresh keys; searches, ingestion and deletion go on meanwhile."""
+    position = context.service.collections.sealed_position(context.tenant, vector_store_id)
+    context.service.rotations.start(position)
+    return to_rotation_object(vector_store_id, context.service.rotations.describe(position))
+
+
+@router.get("/{vector_store_id}/rotation")
+def get_rotation(vector_store_id: str, context: RequestContext) -> RotationObject:
+    """Say how far a rotation is."""
+    position = context.service.collections.sealed_position(context.tenant, vector_store_id)
+    return to_rotation_object(vector_store_id, context.service.rotations.describe(position))
 
 
 @router.post("/{vector_store_id}/search")
