@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 from numpy.typing import NDArray
 
 from holdfast.privacy.distance import (
@@ -26,10 +25,12 @@ from holdfast.privacy.distance import (
     SapEncoding,
     centre_of,
 )
-from holdfast.privacy.keys import SecretKey
+from holdfast.privacy.keys import EpochKeys, SecretKey
 from holdfast.privacy.noise import Gaussian, QueryNoise
 from holdfast.privacy.overfetch import DEFAULT_CANDIDATES, NOISY_CANDIDATES, quota
+from holdfast.privacy.seal import Kind, Place, Sealer
 from holdfast.privacy.streams import NONCE_SIZE, prf, uniforms
+from holdfast.privacy.vector_bytes import pack_vectors, unpack_vectors
 
 K = 10
 EPOCH = 1
@@ -141,7 +142,7 @@ def make_mode(name: str, root: SecretKey, corpus: Corpus) -> Mode:
     if name == "plain":
         return plain_mode()
     if name == "sealed":
-        return sealed_mode(root.derive("seal"))
+        return sealed_mode(root)
     if name == "caprise":
         return to_mode(name, CapriseEncoding(root, random=random))
     centre = centre_of(PlainVector(corpus.vectors[:1000]))
@@ -181,17 +182,17 @@ def plain_mode() -> Mode:
     )
 
 
-def sealed_mode(key: SecretKey) -> Mode:
-    """Return the mode in which the store has authenticated ciphertexts of 8-bit vectors, and is asked nothing."""
-    cipher = AESGCMSIV(key.reveal())
+def sealed_mode(root: SecretKey) -> Mode:
+    """Return the mode in which the store has sealed objects of 8-bit vectors, and is asked nothing."""
+    sealer = Sealer(EpochKeys("tenant", "collection", EPOCH, root))
 
     def encode_rows(ids: Sequence[bytes], versions: Sequence[int], vectors: PlainVector) -> CipherVector:
-        scales = np.abs(vectors.values).max(axis=1, keepdims=True) / 127
-        rounded = np.rint(vectors.values / scales).astype(np.int8)
-        sealed = [
-            cipher.encrypt(prf(key, each, str(version).encode())[:12], row.tobytes(), each)
-            for each, version, row in zip(ids, versions, rounded, strict=True)
-        ]
+        packed = pack_vectors(vectors.values)
+        sealed = []
+        for each, version, row in zip(ids, versions, packed, strict=True):
+            drawn = prf(root, each, version.to_bytes(8, "big"))
+            place = Place(Kind.VECTOR, each, version)
+            sealed.append(sealer.seal_from_parts_for_testing(row.tobytes(), place, drawn[:16], drawn[16:28]))
         return _one_cell(np.frombuffer(b"".join(sealed), np.uint8).reshape(len(ids), -1))
 
     return Mode("sealed", encode_rows, None, None, num_candidates=K)
@@ -254,8 +255,7 @@ def recall_at_10(view: View, corpus: Corpus, num_candidates: int | None = None) 
     exact = corpus.queries @ corpus.vectors.T
     truth = top(exact, K)
     if view.scores is None:
-        scales = np.abs(corpus.vectors).max(axis=1, keepdims=True) / 127
-        opened = (np.rint(corpus.vectors / scales) * scales).astype(np.float32)
+        opened = unpack_vectors(pack_vectors(corpus.vectors), corpus.vectors.shape[1])
         found: Sequence[NDArray[np.int64]] = list(top(corpus.queries @ opened.T, K))
     else:
         found = retrieved(view, num_candidates)
