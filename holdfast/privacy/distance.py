@@ -84,24 +84,28 @@ class Encoding(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Asym:
-    """The published parameters of `asym`. All rows of a collection, and all cells, share one set."""
+    """The published parameters of `asym`. All rows of a collection, and all cells, share one set.
+
+    Padding hides what an observer has of a row, and costs recall only by the product of the rows' and the queries'. So
+    rows get much, wide enough to weigh as much as the vector's own leading directions, and queries next to none.
+    """
 
     num_cells: int = 16
     """independent keys; a row's cell is random"""
-    noise_radius: float = 0.7
+    noise_radius: float = 0.55
     """radius of the ball from which a row's noise is drawn, where vectors have length 1"""
     condition_number: float = 16.0
     """of each cell's matrix, at most 64"""
-    query_padding: float = 0.02
+    query_padding: float = 0.003
     """standard deviation of a query's padding"""
 
     def num_pads(self, dim: int) -> int:
         """Further coordinates of an encoded row."""
-        return -(-dim // 3)
+        return -(-dim // 2)
 
     def row_padding(self, dim: int) -> float:
         """Standard deviation of a row's padding."""
-        return 1.5 / math.sqrt(dim)
+        return 3.0 / math.sqrt(dim)
 
 
 def centre_of(vectors: PlainVector) -> NDArray[np.float64]:

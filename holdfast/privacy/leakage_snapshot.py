@@ -12,20 +12,22 @@ from holdfast.privacy.leakage_view import Corpus, Floats, View, auc, nearest, ov
 NUM_DUPLICATES = 200
 NUM_AXES = 8
 NUM_LABELLED = 200
-WHITENING_RIDGES = (1e-3, 0.3)
+WHITENINGS = ((1e-3, 0), (0.03, 0), (0.3, 0), (0.03, 64), (0.3, 128))
+"""ridge, and how many of the strongest directions are left out, which takes off wide padding"""
 
 
 def neighbour_overlap(view: View, corpus: Corpus) -> float:
     """R4: the share of the true ten nearest rows that a copy of the store shows. Chance is 10 / N.
 
-    Rows are compared as they are, by angle, and whitened (which undoes any matrix), over all cells and within each.
+    Rows are compared as they are, by angle, and whitened, which undoes any matrix; with cells, also within each.
     """
     truth, anchors = corpus.neighbours, corpus.anchors
     found = [nearest(view.rows, anchors, by_distance=True), nearest(unit(view.rows), anchors)]
-    found += [nearest(unit(whiten(view.rows, ridge)), anchors) for ridge in WHITENING_RIDGES]
-    if view.num_cells > 1:
+    if view.num_cells == 1:
+        found += [nearest(unit(whiten(view.rows, *each)), anchors) for each in WHITENINGS]
+    else:
         found.append(nearest(view.rows, anchors, view.cells, by_distance=True))
-        found += [nearest(whiten_cells(view, ridge), anchors, view.cells) for ridge in WHITENING_RIDGES]
+        found += [nearest(whiten_cells(view, *each), anchors, view.cells) for each in WHITENINGS]
     return max(overlap(each, truth) for each in found)
 
 
@@ -91,24 +93,26 @@ def attribute_f1(view: View, corpus: Corpus) -> float:
     return max(_macro_f1(classes[guess.argmax(axis=1)], corpus.labels[tested], classes) for guess in guesses)
 
 
-def whiten(rows: Floats, ridge: float) -> Floats:
-    """Return (n, min(n, width)) rows with all directions of equal weight, the weak ones damped by `ridge`."""
+def whiten(rows: Floats, ridge: float, num_dropped: int = 0) -> Floats:
+    """Return (n, at most width) rows with all directions of equal weight.
+
+    The weak directions are damped by `ridge`, relative to the mean variance; the `num_dropped` strongest are left out.
+    """
     centred = (rows - rows.mean(axis=0)).astype(np.float64)
-    if len(rows) < rows.shape[1]:
-        values, vectors = np.linalg.eigh(centred @ centred.T)
-        values = np.maximum(values, 0)
-        return np.asarray(vectors * np.sqrt(values / (values + ridge * values.mean() + 1e-30)), dtype=np.float32)
-    values, vectors = np.linalg.eigh(centred.T @ centred)
-    values = np.maximum(values, 0)
-    return np.asarray(centred @ (vectors / np.sqrt(values + ridge * values.mean() + 1e-30)), dtype=np.float32)
+    is_wide = len(rows) < rows.shape[1]
+    values, vectors = np.linalg.eigh(centred @ centred.T if is_wide else centred.T @ centred)
+    kept = max(len(values) - num_dropped, 1)
+    values, vectors = np.maximum(values[:kept], 0), vectors[:, :kept]
+    damped = np.sqrt(values + ridge * values.mean() + 1e-30)
+    return np.asarray(vectors * np.sqrt(values) / damped if is_wide else centred @ (vectors / damped), dtype=np.float32)
 
 
-def whiten_cells(view: View, ridge: float) -> Floats:
+def whiten_cells(view: View, ridge: float, num_dropped: int = 0) -> Floats:
     """Return every row whitened among the rows of its cell, as unit vectors."""
     features: Floats = np.zeros_like(view.rows)
     for rows in view.members():
         if len(rows) > 1:
-            whitened = unit(whiten(view.rows[rows], ridge))
+            whitened = unit(whiten(view.rows[rows], ridge, num_dropped))
             features[rows, : len(whitened.T)] = whitened
     return features
 

@@ -34,11 +34,11 @@ BANDS = {
         "r11_residue": (0, 0),
     },
     "asym": {
-        "recall_at_10": (0.985, 1.0), "r1_words_auc": (0.52, 0.6), "r2_cosine": (0.06, 0.18),
-        "r2_reidentified": (0.004, 0.03), "r3_axes": (0.05, 0.2), "r4_neighbours": (0.03, 0.06),
-        "r4_duplicates_auc": (0.48, 0.6), "r5_transcript": (0.38, 0.55), "r6_repeated_auc": (0.99, 1.0),
-        "r7_label_f1": (0.3, 0.52), "r8_member_auc": (0.45, 0.62), "r9_guess_auc": (1.0, 1.0),
-        "r10_chosen_cosine": (0.7, 0.8), "r11_residue": (0, 0), "r12_varying": (0.0, 0.0),
+        "recall_at_10": (0.99, 1.0), "r1_words_auc": (0.5, 0.57), "r2_cosine": (0.01, 0.1),
+        "r2_reidentified": (0.0, 0.015), "r3_axes": (0.0, 0.1), "r4_neighbours": (0.01, 0.03),
+        "r4_duplicates_auc": (0.48, 0.6), "r5_transcript": (0.46, 0.66), "r6_repeated_auc": (0.99, 1.0),
+        "r7_label_f1": (0.18, 0.38), "r8_member_auc": (0.45, 0.6), "r9_guess_auc": (1.0, 1.0),
+        "r10_chosen_cosine": (0.82, 0.9), "r11_residue": (0, 0), "r12_varying": (0.0, 0.0),
     },
     "codes": {
         "recall_at_10": (0.985, 1.0), "r1_words_auc": (0.58, 0.7), "r2_reidentified": (0.03, 0.11),

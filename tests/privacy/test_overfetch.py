@@ -67,4 +67,4 @@ def test_query_noise_costs_recall(rng: np.random.Generator) -> None:
 
 
 def test_the_published_deviation_is_what_it_was() -> None:
-    assert row_deviation(Asym(), 384) * np.sqrt(2) == pytest.approx(0.056, abs=0.001)
+    assert row_deviation(Asym(), 384) * np.sqrt(2) == pytest.approx(0.0406, abs=0.0005)
