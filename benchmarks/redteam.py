@@ -20,7 +20,7 @@ from holdfast.privacy.distance import Asym, CipherVector, PlainVector
 from holdfast.privacy.hazard import make_unsafe_aspe_key, unsafe_aspe_encrypt_queries, unsafe_aspe_encrypt_rows
 from holdfast.privacy.keys import EpochKeys, SecretKey
 from holdfast.privacy.leakage import Leak, attack, curve
-from holdfast.privacy.leakage_view import EPOCH, MODES, Corpus, Mode, look, make_mode, recall_at_10
+from holdfast.privacy.leakage_view import EPOCH, MODES, Corpus, Mode, View, look, make_mode, recall_at_10
 from holdfast.privacy.leakage_words import WordModel
 from holdfast.privacy.overfetch import recall_curve, row_deviation
 from holdfast.privacy.seal import Kind, Place, Sealer
@@ -28,7 +28,7 @@ from holdfast.privacy.streams import NONCE_SIZE, haar_rotation
 from holdfast.privacy.vector_bytes import pack_vectors
 
 ROOT = SecretKey(bytes(range(32)))
-PEERS = ("Alloy", "ASPE", "rotation")
+COSTED = ("asym", "asym 64", "codes", "sap", "Alloy")
 NUM_PAIRS = (20, 50, 100, 200, 400, 800, 1600, 3200, 6400)
 NUM_CANDIDATES = (16, 32, 64, 128, 256, 512)
 NUM_TIMED = 2000
@@ -57,18 +57,24 @@ def run(quick: bool) -> Result:
     leaks: dict[str, Leak] = {}
     rows: list[dict[str, Value]] = []
     pairs: list[dict[str, Value]] = []
+    costs: list[dict[str, Value]] = []
+    overfetch: list[dict[str, Value]] = []
     for name, make in _makers(corpus, quick).items():
-        start = time.perf_counter()
-        view = look(make(), corpus)
+        start = time.thread_time()
+        mode = make()
+        view = look(mode, corpus)
         leaks[name] = attack(view, corpus, model, num_queries)
         if name not in ("sealed", "plain", "asym, noise"):
             shares = {str(point.num_pairs): round(point.share, 3) for point in curve(view, corpus, num_pairs)}
             pairs.append({"table": "pairs", "mode": name, **shares})
-        print(f"{name}: {time.perf_counter() - start:.0f} s")
+        if name == "asym":
+            overfetch = _overfetch_rows(view, corpus)
+        if name in COSTED:
+            costs.append(_cost_row(mode, corpus))
+        print(f"{name}: {time.thread_time() - start:.1f} s of one core", flush=True)
         rows += _rows(leaks[name])
     rows.sort(key=lambda row: str(row["table"]))
-    costs = _cost_rows(corpus)
-    return Result([*rows, *pairs, *_overfetch_rows(corpus), *costs], [*_targets(leaks), _cost_target(costs)])
+    return Result([*rows, *pairs, *overfetch, *costs], [*_targets(leaks), _cost_target(costs)])
 
 
 def _makers(corpus: Corpus, quick: bool) -> dict[str, Callable[[], Mode]]:
@@ -80,11 +86,15 @@ def _makers(corpus: Corpus, quick: bool) -> dict[str, Callable[[], Mode]]:
 def alloy_mode() -> Mode:
     """IronCore Alloy's vectors, its approximation factor that of our `sap`; queries are encrypted as rows are."""
 
-    def encrypt(vectors: PlainVector) -> CipherVector:
-        values = asyncio.run(_alloy_encrypt(vectors.values))
-        return CipherVector(np.zeros(len(values), np.int32), values)
+    def encrypt(vectors: np.ndarray) -> np.ndarray:
+        return asyncio.run(_alloy_encrypt(vectors))
 
-    return Mode("Alloy", lambda ids, versions, vectors: encrypt(vectors), lambda text, query: encrypt(query), "l2")
+    return Mode(
+        "Alloy",
+        lambda ids, versions, vectors: one_cell(encrypt(vectors.values)),
+        lambda texts, queries: encrypt(queries)[:, None],
+        "l2",
+    )
 
 
 async def _alloy_encrypt(vectors: np.ndarray) -> np.ndarray:
@@ -109,13 +119,10 @@ def aspe_mode(corpus: Corpus) -> Mode:
     key = make_unsafe_aspe_key(ROOT, corpus.vectors.shape[1])
     rng = np.random.default_rng(6)
 
-    def encode(values: np.ndarray) -> CipherVector:
-        return CipherVector(np.zeros(len(values), np.int32), values)
-
     return Mode(
         "ASPE",
-        lambda ids, versions, vectors: encode(unsafe_aspe_encrypt_rows(key, vectors.values)),
-        lambda text, query: encode(unsafe_aspe_encrypt_queries(key, query.values, rng.uniform(0.5, 2, 1))),
+        lambda ids, versions, vectors: one_cell(unsafe_aspe_encrypt_rows(key, vectors.values)),
+        lambda texts, queries: unsafe_aspe_encrypt_queries(key, queries, rng.uniform(0.5, 2, len(queries)))[:, None],
         "ip",
     )
 
@@ -124,10 +131,17 @@ def rotation_mode(corpus: Corpus) -> Mode:
     """A secret rotation and nothing else."""
     rotation = haar_rotation(ROOT.derive("rotation"), bytes(NONCE_SIZE), corpus.vectors.shape[1]).astype(np.float32)
 
-    def encode(vectors: PlainVector) -> CipherVector:
-        return CipherVector(np.zeros(len(vectors.values), np.int32), vectors.values @ rotation)
+    return Mode(
+        "rotation",
+        lambda ids, versions, vectors: one_cell(vectors.values @ rotation),
+        lambda texts, queries: (queries @ rotation)[:, None],
+        "ip",
+    )
 
-    return Mode("rotation", lambda ids, versions, vectors: encode(vectors), lambda text, query: encode(query), "ip")
+
+def one_cell(values: np.ndarray) -> CipherVector:
+    """Return rows that all share one key."""
+    return CipherVector(np.zeros(len(values), np.int32), values)
 
 
 TABLES = {
@@ -152,14 +166,11 @@ def _heading(key: str) -> str:
     return f"{number.upper()} {rest.replace('auc', 'AUC')}" if number[1:].isdigit() else key.replace("_at_", "@")
 
 
-def _overfetch_rows(corpus: Corpus) -> list[dict[str, Value]]:
+def _overfetch_rows(view: View, corpus: Corpus) -> list[dict[str, Value]]:
     """Recall of `asym` by rows fetched: measured, and foretold from plain vectors."""
-    mode = make_mode("asym", ROOT, corpus)
-    view = look(mode, corpus)
-    parameters = Asym()
     foretold = recall_curve(
         PlainVector(corpus.queries), PlainVector(corpus.vectors), view.cells, NUM_CANDIDATES, k=10,
-        row_deviation=row_deviation(parameters, corpus.vectors.shape[1]),
+        row_deviation=row_deviation(Asym(), corpus.vectors.shape[1]),
     )
     return [
         {"table": "overfetch", "rows_fetched": number, "recall@10": round(recall_at_10(view, corpus, number), 4),
@@ -168,21 +179,18 @@ def _overfetch_rows(corpus: Corpus) -> list[dict[str, Value]]:
     ]
 
 
-def _cost_rows(corpus: Corpus) -> list[dict[str, Value]]:
+def _cost_row(mode: Mode, corpus: Corpus) -> dict[str, Value]:
     """What encoding costs; rows in one batch, queries one by one."""
-    rows: list[dict[str, Value]] = []
-    for name in ("asym", "asym 64", "codes", "sap", "Alloy"):
-        mode = alloy_mode() if name == "Alloy" else make_mode(name, ROOT, corpus)
-        row_s, query_s, written = _cost(mode, corpus)
-        seal_s = 0.0 if name == "Alloy" else _seal_s(corpus)
-        costs = {
-            "encode_us": round(1e6 * row_s, 1),
-            "seal_us": round(1e6 * seal_s, 1),
-            "query_ms": round(1e3 * query_s, 3),
-            "bytes_a_row": written,
-        }
-        rows.append({"table": "cost", "mode": name, **costs})
-    return rows
+    row_s, query_s, written = _cost(mode, corpus)
+    seal_s = 0.0 if mode.name == "Alloy" else _seal_s(corpus)
+    return {
+        "table": "cost",
+        "mode": mode.name,
+        "encode_us": round(1e6 * row_s, 1),
+        "seal_us": round(1e6 * seal_s, 1),
+        "query_ms": round(1e3 * query_s, 3),
+        "bytes_a_row": written,
+    }
 
 
 def _cost_target(costs: list[dict[str, Value]]) -> Target:
@@ -193,8 +201,8 @@ def _cost_target(costs: list[dict[str, Value]]) -> Target:
 
 def _cost(mode: Mode, corpus: Corpus) -> tuple[float, float, int]:
     """Return the seconds of a row and of a query, and the bytes of a row."""
-    assert mode.encode_query is not None
-    vectors, query = PlainVector(corpus.vectors[:NUM_TIMED]), PlainVector(corpus.queries[:1])
+    assert mode.encode_queries is not None
+    vectors = PlainVector(corpus.vectors[:NUM_TIMED])
     row_s, query_s = [], []
     for _ in range(3):
         start = time.perf_counter()
@@ -202,7 +210,7 @@ def _cost(mode: Mode, corpus: Corpus) -> tuple[float, float, int]:
         row_s.append((time.perf_counter() - start) / NUM_TIMED)
     for number in range(20):
         start = time.perf_counter()
-        mode.encode_query(f"question {number}", query)
+        mode.encode_queries([f"question {number}"], corpus.queries[:1])
         query_s.append(time.perf_counter() - start)
     return min(row_s), float(np.median(query_s)), encoded.values.nbytes // NUM_TIMED
 

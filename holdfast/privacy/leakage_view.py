@@ -36,6 +36,8 @@ K = 10
 EPOCH = 1
 NUM_ANCHORS = 1000
 NUM_TESTED = 1000
+SLICE_SIZE = 256
+"""queries encoded at a time"""
 
 _PUBLIC = SecretKey(bytes(32))
 QUERY_DEVIATION = 0.05
@@ -103,8 +105,8 @@ class Mode:
     name: str
     encode_rows: Callable[[Sequence[bytes], Sequence[int], PlainVector], CipherVector] = field(repr=False)
     """row ids, versions, vectors -> what the store is given"""
-    encode_query: Callable[[str, PlainVector], CipherVector] | None = field(repr=False)
-    """text, vector -> what the store is given; None where it is given nothing"""
+    encode_queries: Callable[[Sequence[str], Floats], NDArray[np.generic]] | None = field(repr=False)
+    """Q texts, (Q, dim) -> (Q, cells, width) what the store is given; None where it is given nothing"""
     metric: Metric | None
     """by which the store ranks; None where it does not"""
     num_candidates: int = DEFAULT_CANDIDATES
@@ -157,7 +159,9 @@ def make_mode(name: str, root: SecretKey, corpus: Corpus) -> Mode:
         return Mode(
             name,
             encoding.encode_rows,
-            lambda text, query: encoding.encode_query(noise.perturb(text, query)),
+            lambda texts, queries: _encoded(
+                encoding, [noise.perturb(text, each) for text, each in zip(texts, _each(queries), strict=True)]
+            ),
             encoding.metric,
             NOISY_CANDIDATES,
             noise.mu(GUESS_DISTANCE, len(centre)),
@@ -168,7 +172,9 @@ def make_mode(name: str, root: SecretKey, corpus: Corpus) -> Mode:
 
 def to_mode(name: str, encoding: Encoding) -> Mode:
     """Return a mode that gives the store what `encoding` makes."""
-    return Mode(name, encoding.encode_rows, lambda text, query: encoding.encode_query(query), encoding.metric)
+    return Mode(
+        name, encoding.encode_rows, lambda texts, queries: _encoded(encoding, _each(queries)), encoding.metric
+    )
 
 
 def plain_mode() -> Mode:
@@ -176,7 +182,7 @@ def plain_mode() -> Mode:
     return Mode(
         "plain",
         lambda ids, versions, vectors: _one_cell(vectors.values),
-        lambda text, query: _one_cell(query.values),
+        lambda texts, queries: queries[:, None],
         "ip",
         num_candidates=K,
     )
@@ -202,7 +208,7 @@ def look(mode: Mode, corpus: Corpus) -> View:
     """Return what the store sees when `corpus` is kept, and its queries are asked, in `mode`."""
     rows = mode.encode_rows(corpus.ids, [1] * len(corpus.ids), PlainVector(corpus.vectors))
     numbers = to_numbers(rows, mode.metric)
-    if mode.encode_query is None:
+    if mode.encode_queries is None:
         return View(mode, rows.cells, numbers, None, None)
     asked = encode_queries(mode, corpus.queries)
     scores = np.empty((len(asked), len(numbers)), dtype=np.float32)
@@ -216,15 +222,22 @@ def look(mode: Mode, corpus: Corpus) -> View:
 
 def encode_queries(mode: Mode, queries: Floats, *, name: str = "query") -> Floats:
     """Return (Q, cells, width) numbers of length about 1; query i has the text `NAME i`."""
-    assert mode.encode_query is not None
-    encoded = [mode.encode_query(f"{name} {row}", PlainVector(query[None])) for row, query in enumerate(queries)]
-    numbers = to_numbers(replace(encoded[0], values=np.concatenate([each.values for each in encoded])), mode.metric)
-    return numbers.reshape(len(queries), -1, numbers.shape[1])
+    assert mode.encode_queries is not None
+    parts = []
+    for first in range(0, len(queries), SLICE_SIZE):
+        part = queries[first : first + SLICE_SIZE]
+        parts.append(mode.encode_queries([f"{name} {first + row}" for row in range(len(part))], part))
+    encoded = np.concatenate(parts)
+    numbers = _to_numbers(encoded.reshape(-1, encoded.shape[2]), mode.metric)
+    return numbers.reshape(len(queries), encoded.shape[1], -1)
 
 
 def to_numbers(cipher: CipherVector, metric: Metric | None) -> Floats:
     """Return what an observer computes with: bits as +-1, bytes about their mean, all divided by the typical length."""
-    values = cipher.values
+    return _to_numbers(cipher.values, metric)
+
+
+def _to_numbers(values: NDArray[np.generic], metric: Metric | None) -> Floats:
     if metric == "hamming":
         values = np.unpackbits(values.astype(np.uint8), axis=1, bitorder="little").astype(np.float32) * 2 - 1
     elif values.dtype == np.uint8:
@@ -272,17 +285,20 @@ def nearest(
 ) -> NDArray[np.int64]:
     """Return (anchors, 10) the rows with the largest inner product or the smallest distance, the anchor left out.
 
-    Only rows of the anchor's own cell count where `cells` are given.
+    Only rows of the anchor's own cell count where `cells` are given; where a cell has too few, -1 fills up.
     """
-    found = np.empty((len(anchors), K), dtype=np.int64)
-    halves = 0.5 * np.einsum("nd,nd->n", features, features) if by_distance else np.float32(0)
-    for first in range(0, len(anchors), 500):
-        rows = anchors[first : first + 500]
-        scores = features[rows] @ features.T - halves
-        scores[np.arange(len(rows)), rows] = -np.inf
-        if cells is not None:
-            scores[cells[rows][:, None] != cells] = -np.inf
-        found[first : first + 500] = top(scores, K)
+    found = np.full((len(anchors), K), -1, dtype=np.int64)
+    for cell in (0,) if cells is None else np.unique(cells[anchors]):
+        rows = np.arange(len(features)) if cells is None else np.flatnonzero(cells == cell)
+        asking = np.arange(len(anchors)) if cells is None else np.flatnonzero(cells[anchors] == cell)
+        own = features if cells is None else features[rows]
+        halves = 0.5 * np.einsum("nd,nd->n", own, own) if by_distance else np.float32(0)
+        count = min(K, len(rows) - 1)
+        for first in range(0, len(asking) if count else 0, 500):
+            part = asking[first : first + 500]
+            scores = features[anchors[part]] @ own.T - halves
+            scores[np.arange(len(part)), np.searchsorted(rows, anchors[part])] = -np.inf
+            found[part, :count] = rows[top(scores, count)]
     return found
 
 
@@ -307,6 +323,14 @@ def unit(vectors: Floats) -> Floats:
     """Return the rows divided by their length."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0))
+
+
+def _each(queries: Floats) -> list[PlainVector]:
+    return [PlainVector(query[None]) for query in queries]
+
+
+def _encoded(encoding: Encoding, queries: Sequence[PlainVector]) -> NDArray[np.generic]:
+    return np.stack([encoded.values for encoded in encoding.encode_queries(queries)])
 
 
 def _one_cell(values: NDArray[np.float32] | NDArray[np.uint8]) -> CipherVector:

@@ -17,7 +17,7 @@ from holdfast.privacy.leakage import Leak, attack, curve
 from holdfast.privacy.leakage_linear import fit_linear, fit_permutation, fit_rotation, fit_scaled_queries
 from holdfast.privacy.leakage_pairs import chosen_queries
 from holdfast.privacy.leakage_queries import transcript_overlap
-from holdfast.privacy.leakage_snapshot import neighbour_overlap, whiten
+from holdfast.privacy.leakage_snapshot import Spectrum, neighbour_overlap
 from holdfast.privacy.leakage_view import EPOCH, Corpus, Floats, auc, look, make_mode, overlap, to_mode, unit
 from holdfast.privacy.leakage_words import WordModel, words_of
 
@@ -138,7 +138,7 @@ def test_matrices_are_nothing_to_one_who_whitens(corpus: Corpus) -> None:
     rows = corpus.vectors[:700] @ rng.standard_normal((384, 100)).astype(np.float32)
     left, right = (np.linalg.qr(rng.standard_normal((100, 100)))[0] for _ in range(2))
     matrix = ((left * np.geomspace(0.25, 4, 100)) @ right).astype(np.float32)
-    plain, moved = whiten(rows, 0.0), whiten(rows @ matrix, 0.0)
+    plain, moved = Spectrum(rows).whiten(0.0), Spectrum(rows @ matrix).whiten(0.0)
     assert np.abs(plain @ plain.T - moved @ moved.T).max() < 1e-3
 
 

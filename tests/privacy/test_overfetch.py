@@ -43,7 +43,7 @@ def test_the_curve_foretells_what_is_found(rng: np.random.Generator) -> None:
         row_deviation=row_deviation(parameters, dim),
     )
     truth = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
-    encoded = [encoding.encode_query(PlainVector(query[None])) for query in queries]
+    encoded = [encoding.encode_queries([PlainVector(query[None])])[0] for query in queries]
     for number, foretold in zip(numbers, curve, strict=True):
         found = [rank_encoded(encoding.metric, rows, query, number) for query in encoded]
         measured = np.mean([len(np.intersect1d(each, wanted)) for each, wanted in zip(found, truth, strict=True)]) / 10
