@@ -75,6 +75,9 @@ class Encoding(Protocol):
     def encode_rows(self, ids: Sequence[bytes], versions: Sequence[int], vectors: PlainVector) -> CipherVector:
         """Encode rows. The same (id, version) under other content would reveal the difference: bump the version."""
 
+    def cells(self, ids: Sequence[bytes]) -> NDArray[np.int32]:
+        """Return (N,) the cells that rows with these ids lie in."""
+
     def encode_queries(self, queries: Sequence[PlainVector]) -> list[CipherVector]:
         """Encode queries, each once for every cell, in their order.
 
@@ -174,6 +177,9 @@ class AsymEncoding:
         cells = self._assign.cells(ids)
         return CipherVector(cells, by_cell(extended, cells, self._row_matrices))
 
+    def cells(self, ids: Sequence[bytes]) -> NDArray[np.int32]:
+        return self._assign.cells(ids)
+
     def encode_queries(self, queries: Sequence[PlainVector]) -> list[CipherVector]:
         """Return (num_cells, dim + padding) float32 each; other bytes each time."""
         values = np.stack([_for_each_cell(_checked(query, self._dim), self.num_cells) for query in queries])
@@ -230,6 +236,9 @@ class SapEncoding:
         nonces = self._assign.nonces(self._key.prf_key, ids, versions)
         return CipherVector(self._assign.cells(ids), unsafe_sap_encrypt(self._key, rotated, nonces))
 
+    def cells(self, ids: Sequence[bytes]) -> NDArray[np.int32]:
+        return self._assign.cells(ids)
+
     def encode_queries(self, queries: Sequence[PlainVector]) -> list[CipherVector]:
         """Return (1, dim) float32 each; other bytes each time."""
         rotated = [self._rotate(_for_each_cell(_checked(query, len(self._centre)), 1)) for query in queries]
@@ -279,6 +288,9 @@ class CodesEncoding:
         cells = self._assign.cells(ids)
         return CipherVector(cells, _pack(by_cell(centred, cells, self._projections)))
 
+    def cells(self, ids: Sequence[bytes]) -> NDArray[np.int32]:
+        return self._assign.cells(ids)
+
     def encode_queries(self, queries: Sequence[PlainVector]) -> list[CipherVector]:
         """Return (num_cells, num_bits / 8) uint8 each."""
         asked = [_for_each_cell(_checked(query, len(self._centre)), self.num_cells) for query in queries]
@@ -314,12 +326,27 @@ class CapriseEncoding:
         values = unsafe_caprise_encrypt_rows(self._key, vectors.values, nonces)
         return CipherVector(np.zeros(len(ids), np.int32), values)
 
+    def cells(self, ids: Sequence[bytes]) -> NDArray[np.int32]:
+        return np.zeros(len(ids), np.int32)
+
     def encode_queries(self, queries: Sequence[PlainVector]) -> list[CipherVector]:
         """Return (1, dim) float32 each; other bytes each time."""
         asked = np.concatenate([_for_each_cell(_checked(query, query.values.shape[-1]), 1) for query in queries])
         nonces = [self._random(NONCE_SIZE) for _ in queries]
         encoded = unsafe_caprise_encrypt_queries(self._key, asked, nonces)
         return [CipherVector(np.zeros(1, np.int32), each[None]) for each in encoded]
+
+
+def make_encoding(mode: str, root: SecretKey, centre: NDArray[np.float64], epoch: int) -> Encoding:
+    """Return the encoding of a mode, with its published parameters."""
+    if mode == "asym":
+        return AsymEncoding(root, centre, epoch)
+    if mode == "sap":
+        return SapEncoding(root, centre, epoch)
+    if mode == "codes":
+        return CodesEncoding(root, centre, epoch)
+    assert mode == "caprise", mode
+    return CapriseEncoding(root)
 
 
 def _checked(vectors: PlainVector, dim: int) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ from holdfast.privacy.distance import (
     centre_of,
 )
 from holdfast.privacy.keys import EpochKeys, SecretKey
-from holdfast.privacy.noise import Gaussian, QueryNoise
+from holdfast.privacy.noise import GUESS_DISTANCE, Gaussian, QueryNoise
 from holdfast.privacy.overfetch import DEFAULT_CANDIDATES, NOISY_CANDIDATES, quota
 from holdfast.privacy.seal import Kind, Place, Sealer
 from holdfast.privacy.streams import NONCE_SIZE, prf, uniforms
@@ -41,7 +41,6 @@ SLICE_SIZE = 256
 
 _PUBLIC = SecretKey(bytes(32))
 QUERY_DEVIATION = 0.05
-GUESS_DISTANCE = 0.1
 MODES = ("sealed", "asym", "asym 64", "asym, noise", "codes", "sap", "caprise", "plain")
 """`asym 64` has 64 cells and fetches 256 rows; `asym, noise` adds noise of 0.05 to queries, drawn for each cell"""
 
