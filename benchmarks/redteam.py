@@ -2,7 +2,7 @@
 
 Every attack of `holdfast/privacy/leakage.py` against every mode, CAPRISE as published, ASPE, a secret rotation alone,
 and IronCore Alloy at the noise of our `sap` (`pip install 'holdfast[peers]'`; AGPL, so only here). The texts are 16,000
-of five sources; a quick run takes the small corpus that ships with the tests.
+of five sources; a quick run takes the small corpus that ships with the tests, and half of the modes.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from holdfast.privacy.streams import NONCE_SIZE, haar_rotation
 from holdfast.privacy.vector_bytes import pack_vectors
 
 ROOT = SecretKey(bytes(range(32)))
+QUICK = ("sealed", "asym", "caprise", "plain", "ASPE", "rotation")
+"""modes and peers of a quick run"""
 COSTED = ("asym", "asym 64", "codes", "sap", "Alloy")
 NUM_PAIRS = (20, 50, 100, 200, 400, 800, 1600, 3200, 6400)
 NUM_CANDIDATES = (16, 32, 64, 128, 256, 512)
@@ -78,9 +80,9 @@ def run(quick: bool) -> Result:
 
 
 def _makers(corpus: Corpus, quick: bool) -> dict[str, Callable[[], Mode]]:
-    ours = [name for name in MODES if not (quick and name == "asym 64")]
-    makers: dict[str, Callable[[], Mode]] = {name: lambda name=name: make_mode(name, ROOT, corpus) for name in ours}
-    return makers | {"Alloy": alloy_mode, "ASPE": lambda: aspe_mode(corpus), "rotation": lambda: rotation_mode(corpus)}
+    makers: dict[str, Callable[[], Mode]] = {name: lambda name=name: make_mode(name, ROOT, corpus) for name in MODES}
+    makers |= {"Alloy": alloy_mode, "ASPE": lambda: aspe_mode(corpus), "rotation": lambda: rotation_mode(corpus)}
+    return {name: make for name, make in makers.items() if not quick or name in QUICK}
 
 
 def alloy_mode() -> Mode:
@@ -202,17 +204,18 @@ def _cost_target(costs: list[dict[str, Value]]) -> Target:
 def _cost(mode: Mode, corpus: Corpus) -> tuple[float, float, int]:
     """Return the seconds of a row and of a query, and the bytes of a row."""
     assert mode.encode_queries is not None
-    vectors = PlainVector(corpus.vectors[:NUM_TIMED])
+    count = NUM_TIMED // 10 if mode.name == "Alloy" else NUM_TIMED  # its rows take milliseconds each, in any number
+    vectors = PlainVector(corpus.vectors[:count])
     row_s, query_s = [], []
     for _ in range(3):
         start = time.perf_counter()
-        encoded = mode.encode_rows(corpus.ids[:NUM_TIMED], [1] * NUM_TIMED, vectors)
-        row_s.append((time.perf_counter() - start) / NUM_TIMED)
+        encoded = mode.encode_rows(corpus.ids[:count], [1] * count, vectors)
+        row_s.append((time.perf_counter() - start) / count)
     for number in range(20):
         start = time.perf_counter()
         mode.encode_queries([f"question {number}"], corpus.queries[:1])
         query_s.append(time.perf_counter() - start)
-    return min(row_s), float(np.median(query_s)), encoded.values.nbytes // NUM_TIMED
+    return min(row_s), float(np.median(query_s)), encoded.values.nbytes // count
 
 
 def _seal_s(corpus: Corpus) -> float:
@@ -234,8 +237,10 @@ def _targets(leaks: dict[str, Leak]) -> list[Target]:
         Target("sealed_recall", "sealed: recall@10", leaks["sealed"].recall_at_10, 0.995, 1.0),
         Target("sealed_copy", "sealed: neighbours in a copy", leaks["sealed"].r4_neighbours, 0.01, 0.001, "lower"),
         Target("asym_recall", "asym: recall@10, 128 rows fetched", leaks["asym"].recall_at_10, 0.99, 0.995),
-        Target("noisy_recall", "asym, noise: recall@10, 256 rows", leaks["asym, noise"].recall_at_10, 0.965, 0.985),
     ]
+    if "asym, noise" in leaks:
+        found = leaks["asym, noise"].recall_at_10
+        targets.append(Target("noisy_recall", "asym, noise: recall@10, 256 rows", found, 0.965, 0.985))
     for name, leak in leaks.items():
         if name in ("asym", "asym 64"):
             copied, known = leak.r4_neighbours, leak.r2_reidentified

@@ -131,9 +131,10 @@ class SealedCollections:
             message = f"your keys are wrapped by {own}, not by {key_id!r:.80}"
             raise InvalidInput(message, param="holdfast.encryption.key")
         prefix = f"c{secrets.token_hex(12)}"
+        keyring = self.keyring
         if mode in METRICS:
             self._table(prefix, mode)
-        self.keyring.change(tenant, lambda keys: keys.with_collection(prefix))
+        keyring.change(tenant, lambda keys: keys.with_collection(prefix))
         anchor = self._objects(prefix, partial(self.keyring.tenant, tenant)).create()
 
         def insert(connection: sqlite3.Connection, collection: int) -> None:

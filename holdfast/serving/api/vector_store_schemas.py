@@ -84,6 +84,11 @@ class Encryption(RequestModel):
             "is another's turn. Root rotation may change it.",
         ),
     ] = None
+
+
+class EncryptionRequest(Encryption):
+    """How a new vector store shall be kept."""
+
     query_noise: Annotated[
         float | None,
         Field(gt=0, le=1, exclude_if=is_none, description="Deviation of the noise on questions that the store ranks."),
@@ -114,7 +119,7 @@ class Encryption(RequestModel):
 class VectorStoreExtension(RequestModel):
     """Holdfast's own options."""
 
-    encryption: Encryption | None = None
+    encryption: EncryptionRequest | None = None
 
 
 class VectorStoreRequest(RequestModel):
