@@ -1,4 +1,4 @@
-"""The modes in which a store ranks, for `privacy.py`: what a search takes of the store, of the gateway, and of the line.
+"""The modes in which a store ranks, for `privacy.py`: what a search takes of the store, the gateway and the line.
 
 Every search asks a canary beside its own question, as it does in use: both count.
 """

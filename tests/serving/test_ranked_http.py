@@ -105,9 +105,12 @@ async def test_a_store_that_cannot_rank_is_refused(settings: Settings, tmp_path:
     folder = settings.model_copy(update={"object_store": str(tmp_path / "objects")})
     service = Service(folder, embedder=HashEmbedder())  # type: ignore[arg-type]
     app = create_app(folder, service)
-    async with app.router.lifespan_context(app):
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
-            refused = await make(client, mode="asym")
-            assert refused.status_code == 400
-            assert "does not rank; set ranking_store to one of milvus, postgresql, qdrant, sqlite" in refused.text
-            assert (await make(client, mode="sealed")).status_code == 200
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
+    ):
+        refused = await make(client, mode="asym")
+        assert refused.status_code == 400
+        assert "does not rank; set ranking_store to one of milvus, postgresql, qdrant, sqlite" in refused.text
+        assert (await make(client, mode="sealed")).status_code == 200
