@@ -143,6 +143,8 @@ class EpochRows:
 
     def rows(self, document: DocumentVectors) -> list[RankedRow]:
         """Return the rows of a document as the store is given them."""
+        if not len(document):
+            return []
         ids = self.ids(document.number, len(document))
         heads = [_ROW.pack(document.number, row, int(each)) for row, each in enumerate(document.ids)]
         return self._rows(ids, document.vectors, document.packed, heads, [self.token(document.number)] * len(ids))
