@@ -310,8 +310,8 @@ class RankedCollection(SealedCollection):
             while waiting and num_objects < max_objects:
                 chosen.append(waiting.pop())
                 num_objects += chosen[-1][0].num_blocks + 2
-            for sealed, other in chosen:
-                self._rotate_document(sealed, other, keys)
+            if chosen:
+                self._rotate_documents(chosen, keys)
             if not waiting:
                 self._end_epochs(old)
             return len(waiting)
@@ -332,21 +332,30 @@ class RankedCollection(SealedCollection):
         with self._lock.writing():
             self._rankings[keys.epoch] = ranking
 
-    def _rotate_document(self, sealed: SealedDocument, old: EpochKeys, new: EpochKeys) -> None:
-        before, after = _names(sealed, old), _names(sealed, new)
-        bodies = self._objects.get(before)
-        vectors = DocumentVectors.from_bytes(sealed.number, bodies[vectors_name(sealed, old)], self._dim)
-        if self._rankings:
-            self._upsert(self._rankings[new.epoch].rows.rows(vectors))
-        self._commit({name: bodies[other] for name, other in zip(after, before, strict=True)}, before)
-        with self._lock.writing():
-            if self._rankings:
-                ranking = self._rankings[new.epoch]
-                ranking.add(sealed.number, ranking.rows.ids(sealed.number, len(vectors)))
-                self._rankings[old.epoch].remove(sealed.number)
-        if self._rankings:
-            self._store().delete_rows(_row_ids(old, vectors))
-        self._objects.sweep(before)
+    def _rotate_documents(self, chosen: Sequence[tuple[SealedDocument, EpochKeys]], new: EpochKeys) -> None:
+        """Seal and encode documents, each with the keys it has, under the `new` ones."""
+        renamed = {
+            before: after
+            for sealed, old in chosen
+            for before, after in zip(_names(sealed, old), _names(sealed, new), strict=True)
+        }
+        bodies = self._objects.get(list(renamed))
+        rotated = [
+            (DocumentVectors.from_bytes(sealed.number, bodies[vectors_name(sealed, old)], self._dim), old)
+            for sealed, old in chosen
+        ]
+        ranking = self._rankings.get(new.epoch)
+        if ranking is not None:
+            self._upsert([row for vectors, _ in rotated for row in ranking.rows.rows(vectors)])
+        self._commit({after: bodies[before] for before, after in renamed.items()}, list(renamed))
+        with self._lock.writing():  # and whoever reads what is gone has finished
+            if ranking is not None:
+                for vectors, old in rotated:
+                    ranking.add(vectors.number, ranking.rows.ids(vectors.number, len(vectors)))
+                    self._rankings[old.epoch].remove(vectors.number)
+        if ranking is not None:
+            self._store().delete_rows([each for vectors, old in rotated for each in _row_ids(old, vectors)])
+        self._objects.sweep(list(renamed))
 
     def _end_epochs(self, old: Sequence[EpochKeys]) -> None:
         """Remove what is left of older epochs, of which no document is."""
