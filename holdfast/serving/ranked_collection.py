@@ -122,14 +122,16 @@ class RankedCollection(SealedCollection):
             wanted = set(documents)
             numbers = {number for number, sealed in self._documents.items() if sealed.document in wanted}
         best: dict[int, RankedPassage] = {}
-        for query in queries:
-            rank = self._rank_there if self._rankings and self._may_send(query) else self._rank_here
+        are_sent = [bool(self._rankings) and self._may_send(query) for query in queries]
+        for query, is_sent in zip(queries, are_sent, strict=True):
+            rank = self._rank_there if is_sent else self._rank_here
             for passage in rank(query, k, numbers):
                 known = best.get(passage.passage_id)
                 if known is None or passage.score > known.score:
                     best[passage.passage_id] = passage
         found = sorted(best.values(), key=lambda passage: (-passage.score, passage.passage_id))[:k]
-        self._stats.add(rows_returned=len(found))
+        if any(are_sent):
+            self._stats.add(rows_returned=len(found))
         return found
 
     def load_found(self, found: Sequence[RankedPassage]) -> dict[int, StoredPassage]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -55,7 +56,11 @@ async def test_a_question_is_answered_from_rows_that_the_store_ranked(http: http
         uploaded = (await http.post("/v1/files", data={"purpose": "assistants"}, files=files)).json()
         body = {"file_id": uploaded["id"], "attributes": {"number": number}}
         assert (await http.post(f"/v1/vector_stores/{made['id']}/files", json=body)).status_code == 200
-    http.service.ingestion.run_until_idle()  # type: ignore[attr-defined]
+    collection = http.service.sealed.find(1)  # type: ignore[attr-defined]
+    for _ in range(600):
+        if collection._rankings:
+            break
+        await asyncio.sleep(0.1)  # the server ingests
     few = {"type": "lt", "key": "number", "value": 3}
     body = {"query": "warden", "filters": few, "max_num_results": 20}
     found = (await http.post(f"/v1/vector_stores/{made['id']}/search", json=body)).json()

@@ -10,10 +10,10 @@ from holdfast.retrieval.chunks import Chunking
 from holdfast.serving.api.schemas import HybridSearch, ListedModel, ListQuery, Metadata, RequestModel, is_none
 from holdfast.serving.collection import FileBatch, NewFile, StoredFile, VectorStore
 from holdfast.serving.engine.protocol import Source
-from holdfast.serving.rotations import Rotation
 from holdfast.serving.ranked_rows import METRICS
 from holdfast.serving.ranked_tables import DEFAULT_BUDGET
 from holdfast.serving.ranked_tables import RankingOptions as StoreRanking
+from holdfast.serving.rotations import Rotation
 from holdfast.serving.vector_store import Mode
 
 MAX_FILES = 500
