@@ -83,6 +83,8 @@ def check() -> None:
             expected = collections.search(TENANT, "vs_plain", query[None], 10, exact=True)
             assert np.allclose([s.score for s in found], [s.score for s in expected], atol=1e-5)
             assert len(found) == 10
+    row = measure_ranked("sqlite", "sap", vectors, queries)
+    assert float(row["recall@10"] or 0) > 0.97, row
 
 
 def run(quick: bool) -> Result:
