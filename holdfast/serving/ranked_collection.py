@@ -11,7 +11,7 @@ document, which loading removes; a row that is missing when the collection is lo
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,8 +43,9 @@ from holdfast.serving.ranked_rows import (
 )
 from holdfast.serving.sealed_collection import Addition, SealedCollection
 from holdfast.serving.sealed_document import SealedDocument, to_blocks, to_objects
-from holdfast.serving.sealed_index import OpenIndex, Part
+from holdfast.serving.sealed_index import OpenIndex
 from holdfast.serving.sealed_objects import ObjectName, SealedObjects
+from holdfast.serving.sealed_parts import Part
 from holdfast.serving.sealed_tables import SealedRow
 
 NUM_CANARIES = 512
@@ -96,7 +97,7 @@ class RankedCollection(SealedCollection):
         options: ranked_tables.RankingOptions,
         stats: RankingStats,
     ) -> None:
-        super().__init__(row, objects, database, dim=dim, cache_bytes=cache_bytes)
+        super().__init__(row, objects, database, dim=dim, cache_bytes=cache_bytes, rows_bytes=0, num_decoys=0)
         self._open_store = open_store
         self._opened_store: RankingStore | None = None
         self._options = options
@@ -202,7 +203,7 @@ class RankedCollection(SealedCollection):
                 self._compare_rows()
             else:
                 self._vectors = self._load_vectors([d for d in self._documents.values() if self._is_listed(d)])
-            self._open = OpenIndex(self._dim)
+            self._open = OpenIndex(self._dim, self._parts.load_cells, 0, 0)
         self._remove_orphans()
 
     def add(self, parsed: ParsedDocument, ids: NDArray[np.uint64]) -> Addition:
@@ -216,8 +217,8 @@ class RankedCollection(SealedCollection):
             self._begin_epoch(keys)
             self._upsert(self._rankings[keys.epoch].rows.rows(vectors))
         num_bytes = sum(map(len, objects.values()))
-        part = Part.of_document(sealed.number, ids[:0], parsed.vectors[:0], self._dim)
-        return RankedAddition(sealed, None, part, self._objects.commit(objects), num_bytes, vectors)
+        part, rows = Part.of_document(sealed.number, ids[:0], vectors.vectors[:0], self._dim)
+        return RankedAddition(sealed, None, part, rows, self._objects.commit(objects), num_bytes, vectors)
 
     def publish(self, added: Addition, document: int) -> None:
         """Inside `committing`: let searches find a document that is a row of the database now."""
@@ -387,6 +388,9 @@ class RankedCollection(SealedCollection):
                 yield f"document {sealed.document}: passages reach beyond its text"
 
     # inside
+
+    def _commit(self, added: Mapping[ObjectName, bytes], removed: Sequence[ObjectName]) -> None:
+        self._save_anchor(self._objects.commit(added, removed))
 
     def _store(self) -> RankingStore:
         if self._opened_store is None:
