@@ -84,7 +84,7 @@ def check() -> None:
             assert np.allclose([s.score for s in found], [s.score for s in expected], atol=1e-5)
             assert len(found) == 10
     row = measure_ranked("sqlite", "sap", vectors, queries)
-    assert float(row["recall@10"] or 0) > 0.97, row
+    assert float(row["recall@10"] or 0) > 0.95, row
 
 
 def run(quick: bool) -> Result:
@@ -108,7 +108,7 @@ def run(quick: bool) -> Result:
         for is_shuffled in (False, True)
     ]
     ranked = [
-        measure_ranked(kind, mode, vectors[: privacy_ranking.NUM_RANKED], queries)
+        measure_ranked(kind, mode, vectors[: privacy_ranking.NUM_RANKED[quick]], queries)
         for kind in privacy_ranking.KINDS[quick]
         for mode in privacy_ranking.MODES
     ]

@@ -24,8 +24,8 @@ from holdfast.serving.untrusted_ranking import MakeTable
 MODES = ("asym", "sap", "codes", "caprise")
 KINDS = {True: ("sqlite",), False: ("sqlite", "pgvector")}
 """quick or not -> stores that rank"""
-NUM_RANKED = 16_000
-"""passages: SQLite reads every row of a cell for each question"""
+NUM_RANKED = {True: 2_000, False: 16_000}
+"""quick or not -> passages: SQLite reads every row of a cell for each question"""
 
 
 @dataclass
