@@ -189,9 +189,7 @@ class RankedCollection(SealedCollection):
         with self._lock.writing():
             self._open = None
             connection = self._database.read()
-            row = sealed_tables.find_collection(connection, self.row.collection)
-            assert row is not None
-            self._save_anchor(self._objects.load(row.anchor))
+            self._load_manifest(connection)
             self._documents = {d.number: d for d in sealed_tables.list_documents(connection, self.row.collection)}
             self._texts.forget()
             self._rankings, self._vectors = {}, None
