@@ -75,33 +75,41 @@ class Encoding(Protocol):
     def encode_rows(self, ids: Sequence[bytes], versions: Sequence[int], vectors: PlainVector) -> CipherVector:
         """Encode rows. The same (id, version) under other content would reveal the difference: bump the version."""
 
-    def encode_query(self, query: PlainVector) -> CipherVector:
-        """Encode one query, once for every cell, in their order.
+    def cells(self, ids: Sequence[bytes]) -> NDArray[np.int32]:
+        """Return (N,) the cells that rows with these ids lie in."""
 
-        `query` has one row, or one for each cell where noise was drawn for each (see `noise.py`).
+    def encode_queries(self, queries: Sequence[PlainVector]) -> list[CipherVector]:
+        """Encode queries, each once for every cell, in their order.
+
+        A query has one row, or one for each cell where noise was drawn for each (see `noise.py`). Many at a time cost
+        little more than one: what takes time is to read the cells' matrices.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Asym:
-    """The published parameters of `asym`. All rows of a collection, and all cells, share one set."""
+    """The published parameters of `asym`. All rows of a collection, and all cells, share one set.
+
+    Padding hides what an observer has of a row, and costs recall only by the product of the rows' and the queries'. So
+    rows get much, wide enough to weigh as much as the vector's own leading directions, and queries next to none.
+    """
 
     num_cells: int = 16
     """independent keys; a row's cell is random"""
-    noise_radius: float = 0.7
+    noise_radius: float = 0.55
     """radius of the ball from which a row's noise is drawn, where vectors have length 1"""
     condition_number: float = 16.0
     """of each cell's matrix, at most 64"""
-    query_padding: float = 0.02
+    query_padding: float = 0.003
     """standard deviation of a query's padding"""
 
     def num_pads(self, dim: int) -> int:
         """Further coordinates of an encoded row."""
-        return -(-dim // 3)
+        return -(-dim // 2)
 
     def row_padding(self, dim: int) -> float:
         """Standard deviation of a row's padding."""
-        return 1.5 / math.sqrt(dim)
+        return 3.0 / math.sqrt(dim)
 
 
 def centre_of(vectors: PlainVector) -> NDArray[np.float64]:
@@ -124,7 +132,7 @@ class AsymEncoding:
     Reveals, to a copy of the store: sizes, and about 1/num_cells of the neighbours. To a store that watches queries:
     with a few hundred of them most neighbours. To whoever knows enough texts, has texts ingested or poses queries:
     the vectors, up to the noise. See docs/privacy.md.
-    Cost: a row about 40 us, a query one product with every cell's matrix.
+    Cost: a row about 40 us, queries one product with every cell's matrix.
     """
 
     metric: Metric = "ip"
@@ -169,16 +177,21 @@ class AsymEncoding:
         cells = self._assign.cells(ids)
         return CipherVector(cells, by_cell(extended, cells, self._row_matrices))
 
-    def encode_query(self, query: PlainVector) -> CipherVector:
-        """Return (num_cells, dim + padding) float32; other bytes each time."""
-        values = _for_each_cell(_checked(query, self._dim), self.num_cells)
+    def cells(self, ids: Sequence[bytes]) -> NDArray[np.int32]:
+        return self._assign.cells(ids)
+
+    def encode_queries(self, queries: Sequence[PlainVector]) -> list[CipherVector]:
+        """Return (num_cells, dim + padding) float32 each; other bytes each time."""
+        values = np.stack([_for_each_cell(_checked(query, self._dim), self.num_cells) for query in queries])
         key = SecretKey(self._random(KEY_SIZE))
-        pads = self.parameters.query_padding * normals(key, [bytes(NONCE_SIZE)], self.num_cells * self._num_pads)
-        numbers = uniforms(key, [b"\xff" * NONCE_SIZE], self.num_cells)[0]
-        scales = np.exp2(2.0 * numbers - 1.0)[:, None]
-        extended = np.concatenate([values, pads.reshape(self.num_cells, -1)], axis=1) * scales
-        encoded = np.matmul(self._query_matrices, extended.astype(np.float32)[:, :, None])[:, :, 0]
-        return CipherVector(np.arange(self.num_cells, dtype=np.int32), encoded)
+        shape = (len(queries), self.num_cells)
+        pads = normals(key, _numbered(len(queries), b"p"), self.num_cells * self._num_pads).reshape(*shape, -1)
+        pads *= self.parameters.query_padding
+        scales = np.exp2(2.0 * uniforms(key, _numbered(len(queries), b"s"), self.num_cells) - 1.0)
+        extended = (np.concatenate([values, pads], axis=2) * scales[:, :, None]).astype(np.float32)
+        encoded = np.matmul(self._query_matrices, extended.transpose(1, 2, 0)).transpose(2, 0, 1)
+        cells = np.arange(self.num_cells, dtype=np.int32)
+        return [CipherVector(cells, np.ascontiguousarray(each)) for each in encoded]
 
     def _matrices(self, key: SecretKey, width: int) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         """Return M on the grid, whose rows multiply from the left, and M^-1: U diag(s) V^T with s up to sqrt(kappa)."""
@@ -223,11 +236,15 @@ class SapEncoding:
         nonces = self._assign.nonces(self._key.prf_key, ids, versions)
         return CipherVector(self._assign.cells(ids), unsafe_sap_encrypt(self._key, rotated, nonces))
 
-    def encode_query(self, query: PlainVector) -> CipherVector:
-        """Return (1, dim) float32; other bytes each time."""
-        rotated = self._rotate(_for_each_cell(_checked(query, len(self._centre)), 1))
-        encoded = unsafe_sap_encrypt(self._key, rotated, [self._random(NONCE_SIZE)])
-        return CipherVector(np.zeros(1, np.int32), encoded)
+    def cells(self, ids: Sequence[bytes]) -> NDArray[np.int32]:
+        return self._assign.cells(ids)
+
+    def encode_queries(self, queries: Sequence[PlainVector]) -> list[CipherVector]:
+        """Return (1, dim) float32 each; other bytes each time."""
+        rotated = [self._rotate(_for_each_cell(_checked(query, len(self._centre)), 1)) for query in queries]
+        nonces = [self._random(NONCE_SIZE) for _ in queries]
+        encoded = unsafe_sap_encrypt(self._key, np.concatenate(rotated), nonces)
+        return [CipherVector(np.zeros(1, np.int32), each[None]) for each in encoded]
 
     def _rotate(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         return on_grid(values - self._centre) @ self._rotation
@@ -271,11 +288,16 @@ class CodesEncoding:
         cells = self._assign.cells(ids)
         return CipherVector(cells, _pack(by_cell(centred, cells, self._projections)))
 
-    def encode_query(self, query: PlainVector) -> CipherVector:
-        """Return (num_cells, num_bits / 8) uint8."""
-        values = _for_each_cell(_checked(query, len(self._centre)), self.num_cells)
+    def cells(self, ids: Sequence[bytes]) -> NDArray[np.int32]:
+        return self._assign.cells(ids)
+
+    def encode_queries(self, queries: Sequence[PlainVector]) -> list[CipherVector]:
+        """Return (num_cells, num_bits / 8) uint8 each."""
+        asked = [_for_each_cell(_checked(query, len(self._centre)), self.num_cells) for query in queries]
         cells = np.arange(self.num_cells, dtype=np.int32)
-        return CipherVector(cells, _pack(by_cell(on_grid(values - self._centre), cells, self._projections)))
+        every = np.tile(cells, len(queries))
+        codes = _pack(by_cell(on_grid(np.concatenate(asked) - self._centre), every, self._projections))
+        return [CipherVector(cells, each) for each in codes.reshape(len(queries), self.num_cells, -1)]
 
 
 class CapriseEncoding:
@@ -304,11 +326,27 @@ class CapriseEncoding:
         values = unsafe_caprise_encrypt_rows(self._key, vectors.values, nonces)
         return CipherVector(np.zeros(len(ids), np.int32), values)
 
-    def encode_query(self, query: PlainVector) -> CipherVector:
-        """Return (1, dim) float32; other bytes each time."""
-        nonces = [self._random(NONCE_SIZE) for _ in query.values]
-        values = unsafe_caprise_encrypt_queries(self._key, query.values, nonces)
-        return CipherVector(np.zeros(1, np.int32), values)
+    def cells(self, ids: Sequence[bytes]) -> NDArray[np.int32]:
+        return np.zeros(len(ids), np.int32)
+
+    def encode_queries(self, queries: Sequence[PlainVector]) -> list[CipherVector]:
+        """Return (1, dim) float32 each; other bytes each time."""
+        asked = np.concatenate([_for_each_cell(_checked(query, query.values.shape[-1]), 1) for query in queries])
+        nonces = [self._random(NONCE_SIZE) for _ in queries]
+        encoded = unsafe_caprise_encrypt_queries(self._key, asked, nonces)
+        return [CipherVector(np.zeros(1, np.int32), each[None]) for each in encoded]
+
+
+def make_encoding(mode: str, root: SecretKey, centre: NDArray[np.float64], epoch: int) -> Encoding:
+    """Return the encoding of a mode, with its published parameters."""
+    if mode == "asym":
+        return AsymEncoding(root, centre, epoch)
+    if mode == "sap":
+        return SapEncoding(root, centre, epoch)
+    if mode == "codes":
+        return CodesEncoding(root, centre, epoch)
+    assert mode == "caprise", mode
+    return CapriseEncoding(root)
 
 
 def _checked(vectors: PlainVector, dim: int) -> NDArray[np.float64]:
@@ -333,6 +371,11 @@ def _for_each_cell(values: NDArray[np.float64], num_cells: int) -> NDArray[np.fl
     if len(values) not in (1, num_cells):
         raise ShapeError(f"a query has 1 row or one for each of {num_cells} cells, not {len(values)}", param="query")
     return np.broadcast_to(values, (num_cells, values.shape[1]))
+
+
+def _numbered(count: int, purpose: bytes) -> list[bytes]:
+    """Return `count` nonces of a key that serves once; the first four bytes of a nonce are not used."""
+    return [purpose.rjust(8, b"\0") + number.to_bytes(8, "big") for number in range(count)]
 
 
 def _pack(products: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -139,6 +139,6 @@ def residue(mode: Mode, corpus: Corpus) -> int:
 
 def _guess_auc(mode: Mode) -> float:
     """R9: 1 without noise, since an encoding is a bijection to one who knows it; 0.5 where nothing is sent."""
-    if mode.encode_query is None:
+    if mode.encode_queries is None:
         return 0.5
     return 1.0 if mode.query_mu is None else guessing_auc(mode.query_mu)

@@ -15,6 +15,8 @@ from holdfast.privacy.leakage_view import Floats, unit
 RIDGES = 10.0 ** np.arange(-6, 3)
 """relative to the mean variance of a coordinate"""
 
+MAX_ALTERNATIONS = 30
+
 Map = Callable[[Floats], Floats]
 
 
@@ -63,10 +65,14 @@ def fit_scaled_queries(queries: Floats, encoded: Floats) -> NDArray[np.float64]:
     seen = encoded.astype(np.float64)
     solver = np.linalg.pinv(plain)
     matrix = solver @ seen
-    for _ in range(30):
-        predicted = plain @ matrix
+    scales = np.ones(len(seen))
+    for _ in range(MAX_ALTERNATIONS):
+        before, predicted = scales, plain @ matrix
         scales = np.einsum("nd,nd->n", predicted, seen) / np.einsum("nd,nd->n", predicted, predicted)
-        matrix = solver @ (seen / np.clip(scales / np.median(scales), 0.1, 10.0)[:, None])
+        scales = np.clip(scales / np.median(scales), 0.1, 10.0)
+        matrix = solver @ (seen / scales[:, None])
+        if np.abs(scales - before).max() < 1e-5:
+            break
     return np.asarray(matrix[:-1])
 
 

@@ -34,27 +34,27 @@ class Reidentified:
     """share of rows whose text is picked out of 1000; chance 0.001"""
 
 
-def reconstruct(view: View, corpus: Corpus, num_pairs: int) -> dict[str, Floats]:
-    """Return what each known-pair attack makes of every row: (N, dim) by the attack's name.
+def reconstruct(view: View, corpus: Corpus, num_pairs: int, rows: NDArray[np.int64]) -> dict[str, Floats]:
+    """Return what each known-pair attack makes of some rows: (rows, dim) by the attack's name.
 
     `as it is` reads an encoded row as a vector, which needs no pair. The others: a rotation, a permutation of
     coordinates, an affine map over all cells, and one for each cell from the pairs that fell into it.
     """
     known = corpus.order[:num_pairs]
-    seen, plain = view.rows[known], corpus.vectors[known]
+    seen, plain, wanted = view.rows[known], corpus.vectors[known], view.rows[rows]
     found: dict[str, Floats] = {}
     if view.rows.shape[1] == corpus.vectors.shape[1]:
-        found["as it is"] = view.rows
+        found["as it is"] = wanted
         if num_pairs >= 5:
-            found["rotation"] = fit_rotation(seen, plain)(view.rows)
+            found["rotation"] = fit_rotation(seen, plain)(wanted)
         if 5 <= num_pairs <= MAX_PERMUTATION_PAIRS:
-            found["permutation"] = fit_permutation(seen, plain)(view.rows)
-    found["affine"] = fit_linear(seen, plain)(view.rows)
+            found["permutation"] = fit_permutation(seen, plain)(wanted)
+    found["affine"] = fit_linear(seen, plain)(wanted)
     if view.num_cells > 1:
-        each = np.empty_like(corpus.vectors)
-        for cell, rows in enumerate(view.members()):
-            mine = known[view.cells[known] == cell]
-            each[rows] = fit_linear(view.rows[mine], corpus.vectors[mine])(view.rows[rows])
+        each = np.empty_like(corpus.vectors[rows])
+        for cell in np.unique(view.cells[rows]):
+            mine, asked = known[view.cells[known] == cell], view.cells[rows] == cell
+            each[asked] = fit_linear(view.rows[mine], corpus.vectors[mine])(wanted[asked])
         found["affine by cell"] = each
     return found
 
@@ -67,9 +67,9 @@ def reidentify(view: View, corpus: Corpus, num_pairs: int) -> Reidentified:
     tested = corpus.tested
     truth = unit(corpus.vectors[tested] - corpus.mean)
     cosines, shares = [], []
-    for vectors in reconstruct(view, corpus, num_pairs).values():
+    for vectors in reconstruct(view, corpus, num_pairs, tested).values():
         for shift in (corpus.mean, vectors.mean(axis=0)):
-            guesses = unit(vectors[tested] - shift)
+            guesses = unit(vectors - shift)
             cosines.append(float(np.einsum("nd,nd->n", guesses, truth).mean()))
             shares.append(float(((guesses @ truth.T).argmax(axis=1) == np.arange(len(tested))).mean()))
     return Reidentified(num_pairs, max(cosines), max(shares))
@@ -88,8 +88,11 @@ def words_found(view: View, corpus: Corpus, model: WordModel, more: Sequence[Flo
     """
     tested = corpus.tested
     present = model.presence([corpus.texts[row] for row in tested])
-    attempts = [*reconstruct(view, corpus, NUM_WORD_PAIRS).values(), *more]
-    results = [model.score(unit(vectors[tested]), present) for vectors in attempts]
+    attempts = [
+        *reconstruct(view, corpus, NUM_WORD_PAIRS, tested).values(),
+        *(vectors[tested] for vectors in more),
+    ]
+    results = [model.score(unit(vectors), present) for vectors in attempts]
     return max(result[0] for result in results), max(result[1] for result in results)
 
 
@@ -103,7 +106,8 @@ def membership(view: View, corpus: Corpus) -> tuple[float, float]:
     candidates = np.concatenate([corpus.vectors[members], strangers])
     is_member = np.arange(len(candidates)) < len(members)
     evidence = []
-    for vectors in reconstruct(view, corpus, NUM_MEMBER_PAIRS).values():
+    every = np.arange(len(view.rows))
+    for vectors in reconstruct(view, corpus, NUM_MEMBER_PAIRS, every).values():
         similarities = unit(candidates - corpus.mean) @ unit(vectors - corpus.mean).T
         evidence.append(similarities.max(axis=1))
     ids = [b"member" + row.to_bytes(10, "big") for row in range(len(candidates))]

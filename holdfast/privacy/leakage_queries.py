@@ -49,11 +49,10 @@ def transcript_overlap(view: View, corpus: Corpus, num_queries: int) -> dict[str
     found["half power"] = unit(directions * (values[kept] ** 0.25).astype(np.float32))
     overlaps = {name: _overlap(features, corpus) for name, features in found.items()}
     if view.mode.metric == "ip":
-        features = _geometric_mean(view, num_queries)
-        overlaps["geometric mean"] = _overlap(unit(features), corpus)
+        features, own = _geometric_mean(view, num_queries)
+        overlaps["geometric mean"] = _overlap(features, corpus)
         if view.num_cells > 1:
-            cells = nearest(unit(features), corpus.anchors, view.cells)
-            overlaps["geometric mean by cell"] = overlap(cells, corpus.neighbours)
+            overlaps["geometric mean by cell"] = overlap(nearest(own, corpus.anchors, view.cells), corpus.neighbours)
     return overlaps
 
 
@@ -116,51 +115,54 @@ def _together(fetched: list[NDArray[np.int64]], num_rows: int) -> Floats:
     return unit(shown)
 
 
-def _geometric_mean(view: View, num_queries: int) -> Floats:
-    """Return the rows in a basis in which rows and queries have equal covariance, cells rotated onto the first.
+def _geometric_mean(view: View, num_queries: int) -> tuple[Floats, Floats]:
+    """Return the rows in a basis in which rows and queries have equal covariance, as unit vectors.
 
     With rows Z M and queries Y M^-T of like covariance, A = cov(rows), B = cov(queries): the geometric mean of A^-1
-    and B is M^-1 M^-T up to a factor, the Gram matrix without the key.
+    and B is M^-1 M^-T up to a factor, the Gram matrix without the key. It is L^-T (L^T B L)^1/2 L^-1 where A = L L^T.
+
+    Returns:
+        (N, width) with the cells rotated onto the first, by the queries that they have in common.
+        (N, width) each cell in a basis of its own.
     """
     assert view.queries is not None
     features = np.zeros(view.rows.shape, dtype=np.float32)
+    own = np.zeros_like(features)
     reference: Floats | None = None
     for cell, rows in enumerate(view.members()):
         if len(rows) < 2:
             continue
         seen = view.rows[rows] - view.rows[rows].mean(axis=0)
         asked = unit(view.queries[:num_queries, cell])
-        mean = _matrix_mean(_inverse(_covariance(seen)), _covariance(asked))
-        values, vectors = np.linalg.eigh(mean)
-        roots = np.sqrt(np.maximum(values, 1e-12))
-        moved = (seen @ (vectors * roots)).astype(np.float32)
-        asked_moved = unit((asked @ (vectors / roots)).astype(np.float32))
+        factor = np.linalg.cholesky(_covariance(seen))
+        values, vectors = np.linalg.eigh(factor.T @ _covariance(asked) @ factor)
+        roots = np.maximum(values, 1e-12) ** 0.25
+        own[rows] = unit((seen @ np.linalg.solve(factor.T, vectors * roots)).astype(np.float32))
+        asked_moved = unit((asked @ (factor @ (vectors / roots))).astype(np.float32))
         if reference is None:
             reference = asked_moved
-        left, _, right = np.linalg.svd(asked_moved.T @ reference)
-        features[rows] = moved @ (left @ right)
-    return features
+        features[rows] = unit(own[rows] @ _rotation_onto(asked_moved, reference))
+    return features, own
+
+
+def _rotation_onto(left: Floats, right: Floats) -> Floats:
+    """Return the (width, width) rotation that brings `left` (Q, width) nearest to `right`: orthogonal Procrustes.
+
+    Of fewer queries than dimensions, directions that no query shows are left out: nothing says how they lie.
+    """
+    if len(left) >= left.shape[1]:
+        first, _, second = np.linalg.svd(left.T @ right)
+        return np.asarray(first @ second)
+    left_basis, left_part = np.linalg.qr(left.T)
+    right_basis, right_part = np.linalg.qr(right.T)
+    first, _, second = np.linalg.svd(left_part @ right_part.T)
+    return np.asarray((left_basis @ first) @ (second @ right_basis.T))
 
 
 def _covariance(rows: Floats) -> NDArray[np.float64]:
     plain = rows.astype(np.float64)
     covariance = plain.T @ plain / len(plain)
     return np.asarray(covariance + 1e-3 * np.trace(covariance) / len(covariance) * np.eye(len(covariance)))
-
-
-def _inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(np.linalg.inv(matrix))
-
-
-def _matrix_mean(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return left^1/2 (left^-1/2 right left^-1/2)^1/2 left^1/2."""
-    values, vectors = np.linalg.eigh(left)
-    values = np.maximum(values, 1e-12)
-    root = (vectors * np.sqrt(values)) @ vectors.T
-    inverse = (vectors / np.sqrt(values)) @ vectors.T
-    inner = inverse @ right @ inverse
-    values, vectors = np.linalg.eigh((inner + inner.T) / 2)
-    return np.asarray(root @ ((vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T) @ root)
 
 
 def _overlap(features: Floats, corpus: Corpus) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,20 +14,21 @@ from holdfast.privacy.leakage_view import Corpus, Floats, View, auc, nearest, ov
 NUM_DUPLICATES = 200
 NUM_AXES = 8
 NUM_LABELLED = 200
-WHITENING_RIDGES = (1e-3, 0.3)
+WHITENINGS = ((1e-3, 0), (0.03, 0), (0.3, 0), (0.03, 64), (0.3, 128))
+"""ridge, and how many of the strongest directions are left out, which takes off wide padding"""
 
 
 def neighbour_overlap(view: View, corpus: Corpus) -> float:
     """R4: the share of the true ten nearest rows that a copy of the store shows. Chance is 10 / N.
 
-    Rows are compared as they are, by angle, and whitened (which undoes any matrix), over all cells and within each.
+    Rows are compared as they are, by angle, and whitened, which undoes any matrix; with cells, also within each.
     """
     truth, anchors = corpus.neighbours, corpus.anchors
     found = [nearest(view.rows, anchors, by_distance=True), nearest(unit(view.rows), anchors)]
-    found += [nearest(unit(whiten(view.rows, ridge)), anchors) for ridge in WHITENING_RIDGES]
-    if view.num_cells > 1:
-        found.append(nearest(view.rows, anchors, view.cells, by_distance=True))
-        found += [nearest(whiten_cells(view, ridge), anchors, view.cells) for ridge in WHITENING_RIDGES]
+    cells = None if view.num_cells == 1 else view.cells
+    if cells is not None:
+        found.append(nearest(view.rows, anchors, cells, by_distance=True))
+    found += [nearest(features, anchors, cells) for features in whitened(view)]
     return max(overlap(each, truth) for each in found)
 
 
@@ -91,26 +94,36 @@ def attribute_f1(view: View, corpus: Corpus) -> float:
     return max(_macro_f1(classes[guess.argmax(axis=1)], corpus.labels[tested], classes) for guess in guesses)
 
 
-def whiten(rows: Floats, ridge: float) -> Floats:
-    """Return (n, min(n, width)) rows with all directions of equal weight, the weak ones damped by `ridge`."""
-    centred = (rows - rows.mean(axis=0)).astype(np.float64)
-    if len(rows) < rows.shape[1]:
-        values, vectors = np.linalg.eigh(centred @ centred.T)
-        values = np.maximum(values, 0)
-        return np.asarray(vectors * np.sqrt(values / (values + ridge * values.mean() + 1e-30)), dtype=np.float32)
-    values, vectors = np.linalg.eigh(centred.T @ centred)
-    values = np.maximum(values, 0)
-    return np.asarray(centred @ (vectors / np.sqrt(values + ridge * values.mean() + 1e-30)), dtype=np.float32)
+def whitened(view: View, whitenings: Sequence[tuple[float, int]] = WHITENINGS) -> Iterator[Floats]:
+    """Yield for each whitening every row whitened among the rows of its cell, as unit vectors."""
+    spectra = [(rows, Spectrum(view.rows[rows])) for rows in view.members() if len(rows) > 1]
+    for ridge, num_dropped in whitenings:
+        features: Floats = np.zeros_like(view.rows)
+        for rows, spectrum in spectra:
+            part = unit(spectrum.whiten(ridge, num_dropped))
+            features[rows, : part.shape[1]] = part
+        yield features
 
 
-def whiten_cells(view: View, ridge: float) -> Floats:
-    """Return every row whitened among the rows of its cell, as unit vectors."""
-    features: Floats = np.zeros_like(view.rows)
-    for rows in view.members():
-        if len(rows) > 1:
-            whitened = unit(whiten(view.rows[rows], ridge))
-            features[rows, : len(whitened.T)] = whitened
-    return features
+class Spectrum:
+    """The principal axes of (n, width) rows, found once, in which they are whitened in several ways."""
+
+    def __init__(self, rows: Floats) -> None:
+        centred = (rows - rows.mean(axis=0)).astype(np.float64)
+        is_wide = len(rows) < rows.shape[1]
+        values, vectors = np.linalg.eigh(centred @ centred.T if is_wide else centred.T @ centred)
+        self._values = np.maximum(values, 0)
+        self._projected = vectors * np.sqrt(self._values) if is_wide else centred @ vectors
+
+    def whiten(self, ridge: float, num_dropped: int = 0) -> Floats:
+        """Return (n, at most width) rows with all directions of equal weight.
+
+        Weak directions are damped by `ridge`, relative to the mean variance; the `num_dropped` strongest are left out.
+        """
+        kept = max(len(self._values) - num_dropped, 1)
+        values = self._values[:kept]
+        damped = np.sqrt(values + ridge * values.mean() + 1e-30)
+        return np.asarray(self._projected[:, :kept] / damped, dtype=np.float32)
 
 
 def _similarity(left: Floats, right: Floats) -> Floats:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 from numpy.typing import NDArray
 
 from holdfast.privacy.distance import (
@@ -26,19 +25,22 @@ from holdfast.privacy.distance import (
     SapEncoding,
     centre_of,
 )
-from holdfast.privacy.keys import SecretKey
-from holdfast.privacy.noise import Gaussian, QueryNoise
+from holdfast.privacy.keys import EpochKeys, SecretKey
+from holdfast.privacy.noise import GUESS_DISTANCE, Gaussian, QueryNoise
 from holdfast.privacy.overfetch import DEFAULT_CANDIDATES, NOISY_CANDIDATES, quota
+from holdfast.privacy.seal import Kind, Place, Sealer
 from holdfast.privacy.streams import NONCE_SIZE, prf, uniforms
+from holdfast.privacy.vector_bytes import pack_vectors, unpack_vectors
 
 K = 10
 EPOCH = 1
 NUM_ANCHORS = 1000
 NUM_TESTED = 1000
+SLICE_SIZE = 256
+"""queries encoded at a time"""
 
 _PUBLIC = SecretKey(bytes(32))
 QUERY_DEVIATION = 0.05
-GUESS_DISTANCE = 0.1
 MODES = ("sealed", "asym", "asym 64", "asym, noise", "codes", "sap", "caprise", "plain")
 """`asym 64` has 64 cells and fetches 256 rows; `asym, noise` adds noise of 0.05 to queries, drawn for each cell"""
 
@@ -102,8 +104,8 @@ class Mode:
     name: str
     encode_rows: Callable[[Sequence[bytes], Sequence[int], PlainVector], CipherVector] = field(repr=False)
     """row ids, versions, vectors -> what the store is given"""
-    encode_query: Callable[[str, PlainVector], CipherVector] | None = field(repr=False)
-    """text, vector -> what the store is given; None where it is given nothing"""
+    encode_queries: Callable[[Sequence[str], Floats], NDArray[np.generic]] | None = field(repr=False)
+    """Q texts, (Q, dim) -> (Q, cells, width) what the store is given; None where it is given nothing"""
     metric: Metric | None
     """by which the store ranks; None where it does not"""
     num_candidates: int = DEFAULT_CANDIDATES
@@ -141,7 +143,7 @@ def make_mode(name: str, root: SecretKey, corpus: Corpus) -> Mode:
     if name == "plain":
         return plain_mode()
     if name == "sealed":
-        return sealed_mode(root.derive("seal"))
+        return sealed_mode(root)
     if name == "caprise":
         return to_mode(name, CapriseEncoding(root, random=random))
     centre = centre_of(PlainVector(corpus.vectors[:1000]))
@@ -156,7 +158,9 @@ def make_mode(name: str, root: SecretKey, corpus: Corpus) -> Mode:
         return Mode(
             name,
             encoding.encode_rows,
-            lambda text, query: encoding.encode_query(noise.perturb(text, query)),
+            lambda texts, queries: _encoded(
+                encoding, [noise.perturb(text, each) for text, each in zip(texts, _each(queries), strict=True)]
+            ),
             encoding.metric,
             NOISY_CANDIDATES,
             noise.mu(GUESS_DISTANCE, len(centre)),
@@ -167,7 +171,9 @@ def make_mode(name: str, root: SecretKey, corpus: Corpus) -> Mode:
 
 def to_mode(name: str, encoding: Encoding) -> Mode:
     """Return a mode that gives the store what `encoding` makes."""
-    return Mode(name, encoding.encode_rows, lambda text, query: encoding.encode_query(query), encoding.metric)
+    return Mode(
+        name, encoding.encode_rows, lambda texts, queries: _encoded(encoding, _each(queries)), encoding.metric
+    )
 
 
 def plain_mode() -> Mode:
@@ -175,23 +181,23 @@ def plain_mode() -> Mode:
     return Mode(
         "plain",
         lambda ids, versions, vectors: _one_cell(vectors.values),
-        lambda text, query: _one_cell(query.values),
+        lambda texts, queries: queries[:, None],
         "ip",
         num_candidates=K,
     )
 
 
-def sealed_mode(key: SecretKey) -> Mode:
-    """Return the mode in which the store has authenticated ciphertexts of 8-bit vectors, and is asked nothing."""
-    cipher = AESGCMSIV(key.reveal())
+def sealed_mode(root: SecretKey) -> Mode:
+    """Return the mode in which the store has sealed objects of 8-bit vectors, and is asked nothing."""
+    sealer = Sealer(EpochKeys("tenant", "collection", EPOCH, root))
 
     def encode_rows(ids: Sequence[bytes], versions: Sequence[int], vectors: PlainVector) -> CipherVector:
-        scales = np.abs(vectors.values).max(axis=1, keepdims=True) / 127
-        rounded = np.rint(vectors.values / scales).astype(np.int8)
-        sealed = [
-            cipher.encrypt(prf(key, each, str(version).encode())[:12], row.tobytes(), each)
-            for each, version, row in zip(ids, versions, rounded, strict=True)
-        ]
+        packed = pack_vectors(vectors.values)
+        sealed = []
+        for each, version, row in zip(ids, versions, packed, strict=True):
+            drawn = prf(root, each, version.to_bytes(8, "big"))
+            place = Place(Kind.VECTOR, each, version)
+            sealed.append(sealer.seal_from_parts_for_testing(row.tobytes(), place, drawn[:16], drawn[16:28]))
         return _one_cell(np.frombuffer(b"".join(sealed), np.uint8).reshape(len(ids), -1))
 
     return Mode("sealed", encode_rows, None, None, num_candidates=K)
@@ -201,7 +207,7 @@ def look(mode: Mode, corpus: Corpus) -> View:
     """Return what the store sees when `corpus` is kept, and its queries are asked, in `mode`."""
     rows = mode.encode_rows(corpus.ids, [1] * len(corpus.ids), PlainVector(corpus.vectors))
     numbers = to_numbers(rows, mode.metric)
-    if mode.encode_query is None:
+    if mode.encode_queries is None:
         return View(mode, rows.cells, numbers, None, None)
     asked = encode_queries(mode, corpus.queries)
     scores = np.empty((len(asked), len(numbers)), dtype=np.float32)
@@ -215,15 +221,22 @@ def look(mode: Mode, corpus: Corpus) -> View:
 
 def encode_queries(mode: Mode, queries: Floats, *, name: str = "query") -> Floats:
     """Return (Q, cells, width) numbers of length about 1; query i has the text `NAME i`."""
-    assert mode.encode_query is not None
-    encoded = [mode.encode_query(f"{name} {row}", PlainVector(query[None])) for row, query in enumerate(queries)]
-    numbers = to_numbers(replace(encoded[0], values=np.concatenate([each.values for each in encoded])), mode.metric)
-    return numbers.reshape(len(queries), -1, numbers.shape[1])
+    assert mode.encode_queries is not None
+    parts = []
+    for first in range(0, len(queries), SLICE_SIZE):
+        part = queries[first : first + SLICE_SIZE]
+        parts.append(mode.encode_queries([f"{name} {first + row}" for row in range(len(part))], part))
+    encoded = np.concatenate(parts)
+    numbers = _to_numbers(encoded.reshape(-1, encoded.shape[2]), mode.metric)
+    return numbers.reshape(len(queries), encoded.shape[1], -1)
 
 
 def to_numbers(cipher: CipherVector, metric: Metric | None) -> Floats:
     """Return what an observer computes with: bits as +-1, bytes about their mean, all divided by the typical length."""
-    values = cipher.values
+    return _to_numbers(cipher.values, metric)
+
+
+def _to_numbers(values: NDArray[np.generic], metric: Metric | None) -> Floats:
     if metric == "hamming":
         values = np.unpackbits(values.astype(np.uint8), axis=1, bitorder="little").astype(np.float32) * 2 - 1
     elif values.dtype == np.uint8:
@@ -254,8 +267,7 @@ def recall_at_10(view: View, corpus: Corpus, num_candidates: int | None = None) 
     exact = corpus.queries @ corpus.vectors.T
     truth = top(exact, K)
     if view.scores is None:
-        scales = np.abs(corpus.vectors).max(axis=1, keepdims=True) / 127
-        opened = (np.rint(corpus.vectors / scales) * scales).astype(np.float32)
+        opened = unpack_vectors(pack_vectors(corpus.vectors), corpus.vectors.shape[1])
         found: Sequence[NDArray[np.int64]] = list(top(corpus.queries @ opened.T, K))
     else:
         found = retrieved(view, num_candidates)
@@ -272,17 +284,20 @@ def nearest(
 ) -> NDArray[np.int64]:
     """Return (anchors, 10) the rows with the largest inner product or the smallest distance, the anchor left out.
 
-    Only rows of the anchor's own cell count where `cells` are given.
+    Only rows of the anchor's own cell count where `cells` are given; where a cell has too few, -1 fills up.
     """
-    found = np.empty((len(anchors), K), dtype=np.int64)
-    halves = 0.5 * np.einsum("nd,nd->n", features, features) if by_distance else np.float32(0)
-    for first in range(0, len(anchors), 500):
-        rows = anchors[first : first + 500]
-        scores = features[rows] @ features.T - halves
-        scores[np.arange(len(rows)), rows] = -np.inf
-        if cells is not None:
-            scores[cells[rows][:, None] != cells] = -np.inf
-        found[first : first + 500] = top(scores, K)
+    found = np.full((len(anchors), K), -1, dtype=np.int64)
+    for cell in (0,) if cells is None else np.unique(cells[anchors]):
+        rows = np.arange(len(features)) if cells is None else np.flatnonzero(cells == cell)
+        asking = np.arange(len(anchors)) if cells is None else np.flatnonzero(cells[anchors] == cell)
+        own = features if cells is None else features[rows]
+        halves = 0.5 * np.einsum("nd,nd->n", own, own) if by_distance else np.float32(0)
+        count = min(K, len(rows) - 1)
+        for first in range(0, len(asking) if count else 0, 500):
+            part = asking[first : first + 500]
+            scores = features[anchors[part]] @ own.T - halves
+            scores[np.arange(len(part)), np.searchsorted(rows, anchors[part])] = -np.inf
+            found[part, :count] = rows[top(scores, count)]
     return found
 
 
@@ -307,6 +322,14 @@ def unit(vectors: Floats) -> Floats:
     """Return the rows divided by their length."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0))
+
+
+def _each(queries: Floats) -> list[PlainVector]:
+    return [PlainVector(query[None]) for query in queries]
+
+
+def _encoded(encoding: Encoding, queries: Sequence[PlainVector]) -> NDArray[np.generic]:
+    return np.stack([encoded.values for encoded in encoding.encode_queries(queries)])
 
 
 def _one_cell(values: NDArray[np.float32] | NDArray[np.uint8]) -> CipherVector:

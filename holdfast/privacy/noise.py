@@ -29,6 +29,9 @@ from holdfast.privacy.distance import PlainVector
 from holdfast.privacy.keys import SecretKey
 from holdfast.privacy.streams import NONCE_SIZE, normals, prf, to_normals, uniforms
 
+GUESS_DISTANCE = 0.1
+"""between two questions, where one number is to say how well they are told apart"""
+
 
 class Mechanism(Protocol):
     """A distribution of noise."""

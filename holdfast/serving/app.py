@@ -150,6 +150,7 @@ async def _run_service(app: FastAPI) -> AsyncIterator[None]:
     if state.service is None:
         state.service = await asyncio.to_thread(Service, state.settings)
     state.service.observe_search = state.metrics.search_seconds.observe
+    state.metrics.watch_ranking(state.service.sealed.ranking_stats)
     if isinstance(state.service.engine, DocumentEngine):
         state.metrics.watch_documents(state.service.engine.document_cache)
     state.service.ingestion.start()

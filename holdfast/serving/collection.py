@@ -32,6 +32,7 @@ from holdfast.serving.database import Cursor, Database, Page, fetch_page
 from holdfast.serving.engine.protocol import Source
 from holdfast.serving.files import Files
 from holdfast.serving.ingestion_queue import enqueue
+from holdfast.serving.ranked_tables import RankingOptions
 from holdfast.serving.sealed_collection import SealedCollection
 from holdfast.serving.sealed_collections import SealedCollections
 from holdfast.serving.store_contents import StoreContents
@@ -128,12 +129,14 @@ class Collections:
         vector_store_id: str | None = None,
         mode: Mode | None = None,
         key_id: str | None = None,
+        ranking: RankingOptions = RankingOptions(),
     ) -> VectorStore:
         """Make an empty vector store; `vector_store_id` chooses its id (`vs_` and letters, digits, `_`, `-`).
 
         Args:
             mode: how its contents are encrypted, for as long as it lives; None: the server's default.
             key_id: the operator's key that must protect it; None: whichever wraps the tenant's root.
+            ranking: options of the modes in which the store ranks.
 
         Raises:
             Conflict: the tenant has a vector store of that id.
@@ -151,7 +154,7 @@ class Collections:
         self._refuse_taken(self.database.read(), tenant, vector_store_id)
         if mode == "plain" and key_id is not None:
             raise InvalidInput("a plain vector store has no key", param="holdfast.encryption.key")
-        insert_sealed = None if mode == "plain" else self.sealed.prepare(tenant, mode, key_id)
+        insert_sealed = None if mode == "plain" else self.sealed.prepare(tenant, mode, key_id, ranking=ranking)
         with self.database.write() as connection:
             self._refuse_taken(connection, tenant, vector_store_id)
             position = connection.execute("INSERT INTO collections DEFAULT VALUES").lastrowid

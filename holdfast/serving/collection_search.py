@@ -23,6 +23,7 @@ from holdfast.retrieval.fuse import fuse_rankings, fuse_scores
 from holdfast.retrieval.index import SearchResult
 from holdfast.retrieval.lexical import search_words
 from holdfast.serving.engine.protocol import Source
+from holdfast.serving.ranked_collection import RankedCollection, RankedPassage
 from holdfast.serving.sealed_collection import SealedCollection
 
 COMPLETED_FILES = """
@@ -82,6 +83,8 @@ def search_passages(
     documents = None if predicate is None else _matching_documents(connection, collection, predicate)
     if documents is not None and not documents:
         return []
+    if isinstance(sealed, RankedCollection):
+        return _cite(connection, collection, sealed, sealed.search(queries, k, documents), predicate)
     if index is None:
         parts = store.iterate_vectors(
             connection,
@@ -113,6 +116,9 @@ def find_candidates(
     A `sealed` store has no list of words, which would lie readable in the database: nearness alone counts.
     """
     documents = None if predicate is None else _matching_documents(connection, collection, predicate)
+    if isinstance(sealed, RankedCollection):
+        found = sealed.search(query, POOL_SIZE, documents)
+        return [Candidate(source, 0.0) for source in _cite(connection, collection, sealed, found, predicate)]
     if len(index) == 0 or (documents is not None and not documents):
         return []
     allowed_ids = None
@@ -202,6 +208,20 @@ def _to_sources(
         _to_source(passages[passage_id], score, files[passages[passage_id].document], is_sealed=sealed is not None)
         for passage_id, score in scored
     ]
+
+
+def _cite(
+    connection: sqlite3.Connection,
+    collection: int,
+    ranked: RankedCollection,
+    found: Sequence[RankedPassage],
+    predicate: Predicate | None,
+) -> list[Source]:
+    """Return what a ranked collection found, in its order."""
+    passages = ranked.load_found(found)
+    files = _cited_files(connection, collection, {passage.document for passage in passages.values()}, predicate)
+    cited = ((passages[each.passage_id], each.score) for each in found)
+    return [_to_source(passage, score, files[passage.document], is_sealed=True) for passage, score in cited]
 
 
 def _matching_documents(connection: sqlite3.Connection, collection: int, predicate: Predicate) -> list[int]:

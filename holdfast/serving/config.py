@@ -27,6 +27,12 @@ class Settings(BaseSettings):
         "`vault:https://HOST/MOUNT/KEY`; with `key_file`, the file's keys still open what they wrapped.",
     )
     key_secret: str | None = Field(None, repr=False, description="`key_provider`: the PIN or the token it asks for.")
+    ranking_store: str | None = Field(
+        None,
+        repr=False,
+        description="Where the modes that rank in the store keep rows: `sqlite:FILE`, `postgresql://...`, "
+        "`milvus:URI` or `qdrant:URL`; `object_store` when unset, or a file in the data directory.",
+    )
     encryption: Literal["plain", "sealed"] | None = Field(
         None, description="How new vector stores are kept; `sealed` when unset and `object_store` is set, else `plain`."
     )

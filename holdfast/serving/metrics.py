@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from holdfast.serving.engine.document_cache import DocumentCache
 from holdfast.serving.limits import Gate
+from holdfast.serving.ranked_epoch import RankingStats
 
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
@@ -78,6 +79,10 @@ class Metrics:
         """Show what the document cache holds and how it did."""
         self.registry.register(_DocumentCacheCollector(cache))
 
+    def watch_ranking(self, stats: RankingStats) -> None:
+        """Show what the stores that rank were asked and returned."""
+        self.registry.register(_RankingCollector(stats))
+
     def count_tokens(self, model: str, *, prompt: int, completion: int = 0) -> None:
         """Add one request's tokens."""
         self.tokens.labels(model, "prompt").inc(prompt)
@@ -86,6 +91,23 @@ class Metrics:
     def render(self) -> bytes:
         """Return everything in Prometheus's text format."""
         return generate_latest(self.registry)
+
+
+class _RankingCollector(Collector):
+    """Reads the counts of the modes in which a store ranks when it is scraped."""
+
+    def __init__(self, stats: RankingStats) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[Metric]:
+        for name, what, value in (
+            ("searches", "Questions that a store ranked.", self._stats.searches),
+            ("rows_fetched", "Rows that stores returned for questions, to be opened.", self._stats.rows_fetched),
+            ("rows_returned", "Passages that searches gave of them.", self._stats.rows_returned),
+            ("canaries_probed", "Canaries that were asked for.", self._stats.canaries_probed),
+            ("omissions", "Answers of stores that left out rows: missing canaries or rows.", self._stats.omissions),
+        ):
+            yield CounterMetricFamily(f"holdfast_ranking_{name}", what, value=value)
 
 
 class _DocumentCacheCollector(Collector):

@@ -8,6 +8,7 @@ which what they see changes.
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -144,15 +145,7 @@ class SealedCollection:
         with self._lock.writing():
             self._open = None
             connection = self._database.read()
-            row = sealed_tables.find_collection(connection, self.row.collection)
-            assert row is not None
-            anchor = self._objects.load(row.anchor)
-            if anchor.sequence > row.anchor.sequence + 1:  # a crash leaves one change that was not noted, never two
-                self._objects.unload()
-                raise Conflict(
-                    "another gateway has changed this vector store: a data directory and its copy cannot both be used"
-                )
-            self._save_anchor(anchor)
+            self._load_manifest(connection)
             documents = {d.number: d for d in sealed_tables.list_documents(connection, self.row.collection)}
             parts = self._parts.load(self._parts.names())
             num_rows = sum(len(part.places) for part in parts.values())
@@ -307,6 +300,18 @@ class SealedCollection:
                 yield f"document {sealed.document}: passages reach beyond its text"
 
     # inside
+
+    def _load_manifest(self, connection: sqlite3.Connection) -> None:
+        """Read the manifest, and note how far it is. Raises Conflict where another gateway has changed it."""
+        row = sealed_tables.find_collection(connection, self.row.collection)
+        assert row is not None
+        anchor = self._objects.load(row.anchor)
+        if anchor.sequence > row.anchor.sequence + 1:  # a crash leaves one change that was not noted, never two
+            self._objects.unload()
+            raise Conflict(
+                "another gateway has changed this vector store: a data directory and its copy cannot both be used"
+            )
+        self._save_anchor(anchor)
 
     def _close(self) -> None:
         """Have the next use load it again; searches that are running finish with what they have."""

@@ -24,12 +24,18 @@ from holdfast.privacy.key_rotation import (
 from holdfast.privacy.keyring import Keyring
 from holdfast.privacy.keys import KeyProvider, TenantKeys
 from holdfast.retrieval.object_store import ObjectStore
+from holdfast.retrieval.ranking_store import RankingStore
 from holdfast.retrieval.store import delete_collection
-from holdfast.serving import sealed_tables
+from holdfast.serving import ranked_tables, sealed_tables
 from holdfast.serving.database import Database
+from holdfast.serving.ranked_collection import RankedCollection
+from holdfast.serving.ranked_epoch import RankingStats
+from holdfast.serving.ranked_rows import METRICS, row_width
+from holdfast.serving.ranked_tables import RankingOptions
 from holdfast.serving.sealed_collection import SealedCollection
 from holdfast.serving.sealed_objects import SealedObjects
 from holdfast.serving.sealed_tables import KeyTable, SealedRow
+from holdfast.serving.untrusted_ranking import MakeTable, no_tables
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +57,7 @@ class SealedCollections:
         dim: length of the vectors.
         rows_bytes: memory for the rows of each one's index; those of a larger one are fetched as searches need them.
         num_decoys: cells fetched with those.
+        make_tables: opens the store that ranks; called once, when it is first needed.
     """
 
     def __init__(
@@ -62,6 +69,7 @@ class SealedCollections:
         dim: int,
         rows_bytes: int = ROWS_BYTES,
         num_decoys: int = 0,
+        make_tables: Callable[[], MakeTable] = no_tables,
     ) -> None:
         self._database = database
         self._keyring = keyring
@@ -71,7 +79,13 @@ class SealedCollections:
         self._store: ObjectStore | None = None
         self._collections: dict[int, SealedCollection] = {}
         self._lock = threading.RLock()
+        self._make_tables = make_tables
+        self._tables: MakeTable | None = None
+        self._table_to_close: RankingStore | None = None
+        """any table: all share a client"""
+        self.ranking_stats = RankingStats()
         sealed_tables.create_tables(database)
+        ranked_tables.create_table(database)
 
     @property
     def keyring(self) -> Keyring:
@@ -99,12 +113,16 @@ class SealedCollections:
         return None if record is None else record.roots[-1].wrapped_by
 
     def prepare(
-        self, tenant: str, mode: str, key_id: str | None = None
+        self, tenant: str, mode: str, key_id: str | None = None, *, ranking: RankingOptions = RankingOptions()
     ) -> Callable[[sqlite3.Connection, int], None]:
         """Make keys and an empty manifest; return what notes the collection once its row is there.
 
+        Args:
+            ranking: options of the modes in which the store ranks.
+
         Raises:
-            InvalidInput: `key_id` is given, and another key of the operator wraps the tenant's root.
+            InvalidInput: `key_id` is given, and another key of the operator wraps the tenant's root, or the store
+                cannot rank in this mode.
             KeyUnavailable: there is no key, or its provider does not answer.
             StoreUnavailable: the store does not answer.
         """
@@ -113,12 +131,17 @@ class SealedCollections:
             message = f"your keys are wrapped by {own}, not by {key_id!r:.80}"
             raise InvalidInput(message, param="holdfast.encryption.key")
         prefix = f"c{secrets.token_hex(12)}"
-        self.keyring.change(tenant, lambda keys: keys.with_collection(prefix))
+        keyring = self.keyring
+        if mode in METRICS:
+            self._table(prefix, mode)
+        keyring.change(tenant, lambda keys: keys.with_collection(prefix))
         anchor = self._objects(prefix, partial(self.keyring.tenant, tenant)).create()
 
         def insert(connection: sqlite3.Connection, collection: int) -> None:
             row = SealedRow(collection, tenant, prefix, mode, anchor, is_deleted=False)
             sealed_tables.insert_collection(connection, row)
+            if mode in METRICS:
+                ranked_tables.insert_options(connection, collection, ranking)
 
         return insert
 
@@ -144,6 +167,8 @@ class SealedCollections:
         for row in sealed_tables.list_collections(self._database.read(), is_deleted=True):
             try:
                 self._objects(row.prefix, _no_keys).delete_all()
+                if row.mode in METRICS:
+                    self._table(row.prefix, row.mode).drop()
             except HoldfastError as error:
                 log.warning("objects of a deleted collection are still in the store: %s", error)
                 continue
@@ -199,10 +224,23 @@ class SealedCollections:
         with self._lock:
             if self._store is not None:
                 self._store.close()
+            if self._table_to_close is not None:
+                self._table_to_close.close()
 
     def _open(self, row: SealedRow) -> SealedCollection:
         keys = partial(self.keyring.tenant, row.tenant)
         objects = self._objects(row.prefix, keys)
+        if row.mode in METRICS:
+            return RankedCollection(
+                row,
+                objects,
+                self._database,
+                dim=self._dim,
+                cache_bytes=CACHE_BYTES,
+                open_store=partial(self._table, row.prefix, row.mode),
+                options=ranked_tables.find_options(self._database.read(), row.collection),
+                stats=self.ranking_stats,
+            )
         return SealedCollection(
             row,
             objects,
@@ -212,6 +250,13 @@ class SealedCollections:
             rows_bytes=self._rows_bytes,
             num_decoys=self._num_decoys,
         )
+
+    def _table(self, prefix: str, mode: str) -> RankingStore:
+        with self._lock:
+            if self._tables is None:
+                self._tables = self._make_tables()
+            self._table_to_close = self._tables(prefix, METRICS[mode], row_width(mode, self._dim))
+            return self._table_to_close
 
     def _objects(self, prefix: str, keys: Callable[[], TenantKeys]) -> SealedObjects:
         with self._lock:

@@ -159,6 +159,16 @@ def list_documents(connection: sqlite3.Connection, collection: int) -> list[Seal
     return [SealedDocument(row["number"], row["num_blocks"], row["document"]) for row in rows]
 
 
+def count_passages(connection: sqlite3.Connection, collection: int) -> dict[int, int]:
+    """Return how many passages each document of a sealed collection has."""
+    rows = connection.execute(
+        "SELECT d.id, d.num_passages FROM sealed_documents s JOIN documents d ON d.id = s.document "
+        "WHERE s.collection = ?",
+        (collection,),
+    )
+    return {int(row["id"]): int(row["num_passages"]) for row in rows}
+
+
 def find_documents(connection: sqlite3.Connection, documents: Sequence[int]) -> list[SealedDocument]:
     """Return those of `documents` whose contents are sealed."""
     found = []

@@ -28,6 +28,7 @@ from holdfast.serving.rotations import Rotations
 from holdfast.serving.sealed_collections import SealedCollections
 from holdfast.serving.sealed_uploads import UploadSealer
 from holdfast.serving.untrusted import make_keyring, make_object_store
+from holdfast.serving.untrusted_ranking import make_ranking_tables
 
 
 class Service:
@@ -68,6 +69,7 @@ class Service:
                 dim=self.embedder.dim,
                 rows_bytes=settings.index_memory_bytes,
                 num_decoys=settings.decoy_cells,
+                make_tables=lambda: make_ranking_tables(settings),
             )
             self.rotations = Rotations(self.sealed)
             self.collections = Collections(

@@ -12,8 +12,8 @@ from holdfast.errors import NotFound
 from holdfast.retrieval.chunks import Chunking
 
 FileStatus = Literal["in_progress", "completed", "cancelled", "failed"]
-Mode = Literal["plain", "sealed"]
-"""how the contents of a vector store are kept: readable, or sealed and ranked here"""
+Mode = Literal["plain", "sealed", "asym", "sap", "codes", "caprise"]
+"""how the contents of a vector store are kept: readable, sealed and ranked here, or sealed and ranked by the store"""
 Attributes = dict[str, str | float | bool]
 
 SECONDS_PER_DAY = 86_400

@@ -75,19 +75,20 @@ class TestEveryRecipe:
         encoding = make(name, centre)
         rows = encoding.encode_rows(IDS, ONES, PlainVector(vectors))
         for wanted in range(0, NUM_ROWS, 100):
-            found = rank_encoded(encoding.metric, rows, encoding.encode_query(PlainVector(vectors[[wanted]])), 80)
+            [query] = encoding.encode_queries([PlainVector(vectors[[wanted]])])
+            found = rank_encoded(encoding.metric, rows, query, 80)
             assert wanted in found
             assert len(found) == len(set(found)) == 80
 
     def test_a_query_has_one_row_a_cell(self, name: str, vectors: Floats, centre: np.ndarray) -> None:
         encoding = make(name, centre)
-        query = encoding.encode_query(PlainVector(vectors[:1]))
+        query = encoding.encode_queries([PlainVector(vectors[:1])])[0]
         rows = encoding.encode_rows(IDS[:9], [1] * 9, PlainVector(vectors[:9]))
         assert query.cells.tolist() == list(range(encoding.num_cells))
         assert query.values.shape == (encoding.num_cells, rows.values.shape[1])
         assert query.values.dtype == rows.values.dtype
         with pytest.raises(ShapeError, match="must be"):
-            encoding.encode_query(PlainVector(vectors[:1, :-1]))
+            encoding.encode_queries([PlainVector(vectors[:1, :-1])])[0]
 
     def test_what_is_not_of_length_one_is_refused(self, name: str, vectors: Floats, centre: np.ndarray) -> None:
         for wrong in (2 * vectors[:3], np.full((3, DIM), np.nan, np.float32), np.zeros((3, DIM), np.float32)):
@@ -104,7 +105,7 @@ class TestAsym:
         quiet = Asym(num_cells=4, noise_radius=0.0, query_padding=0.0)
         encoding = AsymEncoding(ROOT, centre, 1, quiet)
         rows = encoding.encode_rows(IDS, ONES, PlainVector(vectors))
-        query = encoding.encode_query(PlainVector(vectors[:1]))
+        query = encoding.encode_queries([PlainVector(vectors[:1])])[0]
         exact = (vectors - centre) @ vectors[0]
         for cell in range(4):
             members = np.flatnonzero(rows.cells == cell)
@@ -117,7 +118,7 @@ class TestAsym:
         """Order is kept where scores differ by more than twice the noise radius and a little padding."""
         encoding = AsymEncoding(ROOT, centre, 1, SMALL)
         rows = encoding.encode_rows(IDS, ONES, PlainVector(vectors))
-        query = encoding.encode_query(PlainVector(-unit(centre[None].astype(np.float32))))
+        query = encoding.encode_queries([PlainVector(-unit(centre[None].astype(np.float32)))])[0]
         exact = vectors @ -unit(centre[None].astype(np.float32))[0]
         for cell in range(4):
             members = np.flatnonzero(rows.cells == cell)
@@ -136,16 +137,17 @@ class TestAsym:
     ) -> None:
         query = PlainVector(vectors[:1])
         encoding = AsymEncoding(ROOT, centre, 1, SMALL)
-        assert not np.array_equal(encoding.encode_query(query).values, encoding.encode_query(query).values)
+        first, second = encoding.encode_queries([query, query])
+        assert not np.array_equal(first.values, second.values)
         seeded = AsymEncoding(ROOT, centre, 1, SMALL, random=bytes)
-        assert np.array_equal(seeded.encode_query(query).values, seeded.encode_query(query).values)
+        assert np.array_equal(seeded.encode_queries([query])[0].values, seeded.encode_queries([query])[0].values)
 
     def test_a_query_may_have_a_row_for_each_cell(self, vectors: Floats, centre: np.ndarray) -> None:
         encoding = AsymEncoding(ROOT, centre, 1, SMALL, random=bytes)
-        each = encoding.encode_query(PlainVector(vectors[:4]))
-        assert np.array_equal(each.values[2], encoding.encode_query(PlainVector(vectors[2:3])).values[2])
+        each = encoding.encode_queries([PlainVector(vectors[:4])])[0]
+        assert np.array_equal(each.values[2], encoding.encode_queries([PlainVector(vectors[2:3])])[0].values[2])
         with pytest.raises(ShapeError, match="one for each of 4 cells, not 3"):
-            encoding.encode_query(PlainVector(vectors[:3]))
+            encoding.encode_queries([PlainVector(vectors[:3])])[0]
 
     @pytest.mark.parametrize("wrong", [0.5, 65.0])
     def test_a_condition_number_beyond_the_grid_is_refused(self, wrong: float, centre: np.ndarray) -> None:
@@ -156,7 +158,7 @@ class TestAsym:
 def test_sap_keeps_distances_up_to_its_noise(vectors: Floats, centre: np.ndarray) -> None:
     encoding = SapEncoding(ROOT, centre, 1, approximation_factor=0.4)
     rows = encoding.encode_rows(IDS[:200], [1] * 200, PlainVector(vectors[:200])).values
-    query = encoding.encode_query(PlainVector(vectors[:1])).values[0]
+    query = encoding.encode_queries([PlainVector(vectors[:1])])[0].values[0]
     moved = np.linalg.norm(rows - query, axis=1) - np.linalg.norm(vectors[:200] - vectors[0], axis=1)
     assert np.abs(moved).max() <= 0.2 + 1e-4
     assert not np.allclose(unit(rows), vectors[:200], atol=0.3), "the rotation is secret"

@@ -43,7 +43,7 @@ def test_the_curve_foretells_what_is_found(rng: np.random.Generator) -> None:
         row_deviation=row_deviation(parameters, dim),
     )
     truth = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
-    encoded = [encoding.encode_query(PlainVector(query[None])) for query in queries]
+    encoded = [encoding.encode_queries([PlainVector(query[None])])[0] for query in queries]
     for number, foretold in zip(numbers, curve, strict=True):
         found = [rank_encoded(encoding.metric, rows, query, number) for query in encoded]
         measured = np.mean([len(np.intersect1d(each, wanted)) for each, wanted in zip(found, truth, strict=True)]) / 10
@@ -67,4 +67,4 @@ def test_query_noise_costs_recall(rng: np.random.Generator) -> None:
 
 
 def test_the_published_deviation_is_what_it_was() -> None:
-    assert row_deviation(Asym(), 384) * np.sqrt(2) == pytest.approx(0.056, abs=0.001)
+    assert row_deviation(Asym(), 384) * np.sqrt(2) == pytest.approx(0.0406, abs=0.0005)

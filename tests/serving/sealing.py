@@ -26,10 +26,12 @@ from holdfast.serving.database import Database
 from holdfast.serving.files import Files
 from holdfast.serving.ingestion import Ingestion
 from holdfast.serving.parse_process import ParseLimits
+from holdfast.serving.ranked_tables import RankingOptions
 from holdfast.serving.sealed_collections import SealedCollections
 from holdfast.serving.sealed_tables import KeyTable
 from holdfast.serving.sealed_uploads import UploadSealer
 from holdfast.serving.service import Service
+from holdfast.serving.untrusted_ranking import MakeTable, no_tables
 from tests.serving.conftest import STORE, TENANT, HashEmbedder, Storage
 
 KEY = SecretKey(bytes(range(32)))
@@ -87,6 +89,8 @@ def open_sealed(
     clock: Callable[[], float] | None = None,
     rows_bytes: int = 2**30,
     num_decoys: int = 0,
+    make_tables: Callable[[], MakeTable] = no_tables,
+    ranking: RankingOptions = RankingOptions(),
 ) -> Storage:
     """Open `data_dir` (again) with the sealed vector store `vs_default` in it."""
     embedder = embedder or HashEmbedder()
@@ -102,12 +106,13 @@ def open_sealed(
         dim=embedder.dim,
         rows_bytes=rows_bytes,
         num_decoys=num_decoys,
+        make_tables=make_tables,
     )
     files = Files(database, data_dir, None if keyring is None else UploadSealer(keyring))
     collections = Collections(database, files, embedder, data_dir, sealed=sealed)
     storage = Storage(data_dir, database, files, collections, Ingestion(collections, ParseLimits()), embedder)
     if not database.read().execute("SELECT 1 FROM vector_stores").fetchone():
-        collections.create(TENANT, vector_store_id=STORE, mode=mode)  # type: ignore[arg-type]
+        collections.create(TENANT, vector_store_id=STORE, mode=mode, ranking=ranking)  # type: ignore[arg-type]
     return storage
 
 

@@ -10,6 +10,9 @@ from holdfast.retrieval.chunks import Chunking
 from holdfast.serving.api.schemas import HybridSearch, ListedModel, ListQuery, Metadata, RequestModel, is_none
 from holdfast.serving.collection import FileBatch, NewFile, StoredFile, VectorStore
 from holdfast.serving.engine.protocol import Source
+from holdfast.serving.ranked_rows import METRICS
+from holdfast.serving.ranked_tables import DEFAULT_BUDGET
+from holdfast.serving.ranked_tables import RankingOptions as StoreRanking
 from holdfast.serving.rotations import Rotation
 from holdfast.serving.vector_store import Mode
 
@@ -67,7 +70,11 @@ class Encryption(RequestModel):
     """How a vector store's contents are kept, for as long as it lives."""
 
     mode: Annotated[
-        Mode, Field(description="`plain`: readable in the data directory. `sealed`: encrypted, and ranked here.")
+        Mode,
+        Field(
+            description="`plain`: readable in the data directory. `sealed`: encrypted, and ranked here. `asym`, `sap`, "
+            "`codes`, `caprise`: encrypted, and ranked by the store, which learns from it: see docs/privacy.md."
+        ),
     ]
     key: Annotated[
         Text | None,
@@ -79,10 +86,40 @@ class Encryption(RequestModel):
     ] = None
 
 
+class EncryptionRequest(Encryption):
+    """How a new vector store shall be kept."""
+
+    query_noise: Annotated[
+        float | None,
+        Field(gt=0, le=1, exclude_if=is_none, description="Deviation of the noise on questions that the store ranks."),
+    ] = None
+    query_budget: Annotated[
+        float | None,
+        Field(gt=0, exclude_if=is_none, description="mu the noise may let the store learn; then the gateway ranks."),
+    ] = None
+    unsafe: Annotated[
+        bool | None, Field(exclude_if=is_none, description="`caprise` hides next to nothing: true says you know.")
+    ] = None
+
+    @model_validator(mode="after")
+    def check_options(self) -> Self:
+        if self.mode == "caprise" and not self.unsafe:
+            raise ValueError("caprise hides next to nothing and is there to be measured: say `unsafe: true`")
+        if self.query_noise is not None and self.mode not in METRICS:
+            raise ValueError(f"query_noise is for the modes in which the store ranks, not for {self.mode}")
+        if self.query_budget is not None and self.query_noise is None:
+            raise ValueError("query_budget is for questions with query_noise")
+        return self
+
+    def ranking(self) -> StoreRanking:
+        """Return the options of the modes in which the store ranks."""
+        return StoreRanking(self.query_noise, self.query_budget or DEFAULT_BUDGET)
+
+
 class VectorStoreExtension(RequestModel):
     """Holdfast's own options."""
 
-    encryption: Encryption | None = None
+    encryption: EncryptionRequest | None = None
 
 
 class VectorStoreRequest(RequestModel):

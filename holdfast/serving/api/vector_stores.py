@@ -22,6 +22,7 @@ from holdfast.serving.api.vector_store_schemas import (
     to_store_object,
 )
 from holdfast.serving.collection import NewFile
+from holdfast.serving.ranked_tables import RankingOptions as StoreRanking
 
 router = APIRouter(prefix="/v1/vector_stores", tags=["vector stores"], dependencies=[JsonOnly])
 
@@ -39,6 +40,7 @@ def create_vector_store(body: VectorStoreRequest, context: RequestContext) -> Ve
         expires_after_days=body.expires_after.days if body.expires_after else None,
         mode=encryption.mode if encryption else None,
         key_id=encryption.key if encryption else None,
+        ranking=encryption.ranking() if encryption else StoreRanking(),
     )
     if body.file_ids:
         chunking = to_chunking(body.chunking_strategy)
