@@ -60,7 +60,7 @@ HEAVY |= {"boto3", "botocore", "psycopg", "pymilvus", "qdrant_client", "pkcs11"}
 
 IMPORTED_BY_OTHERS = {"defusedxml"}
 """openpyxl parses with it where it is installed."""
-COMMANDS = {"ruff", "mypy", "pytest-asyncio", "milvus-lite"}
+COMMANDS = {"accelerate", "ruff", "mypy", "pytest-asyncio", "milvus-lite"}
 """Run by `make test`, or a plugin, so that no file imports them."""
 NOT_PACKAGED = {"dev", "peers"}
 """Extras for tests and benchmarks."""

@@ -65,7 +65,6 @@ class Size:
 
 
 _EASY = FactShape((2, 4), (1, 1), (2, 4), near_duplicates=0.0, former=0.0, unanswerable=0.0, shared_relations=1.0)
-_FEW = FactShape((4, 6), (1, 2), (3, 5), near_duplicates=0.1, former=0.0, unanswerable=0.05)
 _MIDDLE = FactShape((4, 10), (1, 4), (3, 6))
 _WIDE = FactShape((4, 20), (1, 4), (4, 8))
 _TINY = FactShape((2, 3), (1, 2), (1, 2))
@@ -81,11 +80,10 @@ CURRICULUM = (
     Phase(1.0, 2048, 4096, _WIDE, LAST),
 )
 SMALL_CURRICULUM = (
-    Phase(0.1915, 256, 256, _EASY, {"facts": 0.8, "pairs": 0.2}, read_weight=0.02, question_weight=0.02),
-    Phase(0.2974, 256, 256, _EASY, {"facts": 0.8, "pairs": 0.2}, read_weight=0.02, question_weight=0.5),
-    Phase(0.75, 256, 256, _EASY, {"facts": 0.5, "pairs": 0.1, "continuations": 0.4}, 0.02, 0.5),
-    Phase(0.9, 384, 384, _FEW, {"facts": 0.75, "pairs": 0.2, "plain text": 0.05}, read_weight=0.05),
-    Phase(1.0, 512, 512, _FEW, {"facts": 0.6, "pairs": 0.1, "cloze": 0.1, "real questions": 0.2}),
+    Phase(460 / 2500, 256, 256, _EASY, {"facts": 0.8, "pairs": 0.2}, read_weight=0.02, question_weight=0.02),
+    Phase(714 / 2500, 256, 256, _EASY, {"facts": 0.8, "pairs": 0.2}, read_weight=0.02, question_weight=0.5),
+    Phase(1740 / 2500, 256, 256, _EASY, {"facts": 0.5, "pairs": 0.1, "continuations": 0.4}, 0.02, 0.5),
+    Phase(1.0, 256, 256, _EASY, {"facts": 0.85, "pairs": 0.05, "continuations": 0.1}, 0.02, 0.2),
 )
 MICRO_CURRICULUM = (
     Phase(0.5, 192, 192, _EASY, {"facts": 0.7, "pairs": 0.3}),
@@ -97,7 +95,7 @@ SIZES = {
     for size in (
         Size("r-30m", 8192, 512, 9, 8, 4, 64, 1408, CURRICULUM, 2_000, 524_288, 1e-3),
         Size("r-8m", 8192, 256, 8, 4, 2, 64, 688, CURRICULUM, 2_400, 524_288, 1e-3),
-        Size("cpu-3m", 4096, 192, 6, 3, 3, 64, 512, SMALL_CURRICULUM, 2_400, 4_096, 1e-3),
+        Size("cpu-3m", 4096, 192, 6, 3, 3, 64, 512, SMALL_CURRICULUM, 2_500, 4_096, 1e-3),
         Size("micro", 512, 32, 2, 2, 1, 16, 64, MICRO_CURRICULUM, 12, 1_024, 1e-3, warmup_steps=4, log_every=2),
     )
 }
