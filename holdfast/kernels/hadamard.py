@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from holdfast.kernels.packing import read_only
+
 NUM_ROUNDS = 4
 SLICE_SIZE = 256  # rows; a slice of ordinary vectors stays in the second-level cache
 
@@ -51,7 +53,7 @@ def rotate(vectors: NDArray[np.float32], rotation: Rotation) -> NDArray[np.float
     from holdfast.kernels.hadamard_cpu import rotate_rows  # compiles, or loads what was compiled, on the first call
 
     rotated = np.empty(vectors.shape, dtype=np.float32)
-    rotate_rows(_read_only(vectors), rotation.signs, rotation.permutation, rotated)
+    rotate_rows(read_only(vectors.astype(np.float32, copy=False)), rotation.signs, rotation.permutation, rotated)
     return rotated
 
 
@@ -89,10 +91,3 @@ def _transform(columns: NDArray[np.float32], scratch: NDArray[np.float32]) -> No
         right[...] = difference
         step *= 2
     columns *= np.float32(width**-0.5)
-
-
-def _read_only(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return a view that cannot be written, in one layout: one compiled kernel serves all."""
-    view = np.ascontiguousarray(vectors, dtype=np.float32).view()
-    view.flags.writeable = False
-    return view

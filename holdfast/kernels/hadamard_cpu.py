@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.kernels.scan_cpu import compiled
+from holdfast.kernels.compiled import compiled
 
 LANES = 16
 

@@ -11,6 +11,8 @@ Source: the layout of André, Kermarrec and Le Scouarnec, "Cache locality is not
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -85,3 +87,10 @@ def unpack_mask(masks: NDArray[np.uint32], num_rows: int) -> NDArray[np.bool_]:
     """Return the (num_rows,) members that `pack_mask` was given."""
     packed = masks.astype("<u4").view(np.uint8)
     return np.unpackbits(packed, count=num_rows, bitorder="little").astype(np.bool_)
+
+
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the array contiguous and not to be written, as memory-mapped ones are: one compiled kernel serves all."""
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.kernels.scan_cpu import compiled
+from holdfast.kernels.compiled import compiled
 
 HIGH_WEIGHT = 16  # of the high half of a query scanned as two
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from holdfast.kernels.compiled import compiled
 from holdfast.kernels.rounding import LIMIT
-from holdfast.kernels.scan_cpu import compiled
 
 
 @compiled

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,18 +21,20 @@ from holdfast.kernels.packing import (
     num_blocks,
     num_code_bytes,
     pack,
+    read_only,
     unpack,
     unpack_mask,
 )
 from holdfast.kernels.threads import MAX_THREADS, num_processors, run_in_threads
 
 MIN_WORK = 1024  # blocks times queries, about 0.1 ms: less is not worth waking a thread for
+MIN_ROOM = 32  # of a pool, besides the `top_k` that it keeps
 NO_SCORE = np.int32(np.iinfo(np.int32).min)
 
 Scores = NDArray[np.int32]
 Rows = NDArray[np.int64]
-Scanner = Callable[[int, int, Scores, Rows], None]
-"""(first, last, scores, rows): take blocks [first, last) into the (Q, top_k) heaps `scores` and `rows`"""
+Scanner = Callable[[int, int, int, Scores, Rows, Rows, Scores], None]
+"""(first, last, top_k, scores, rows, counts, least): take blocks [first, last) into pools, as `selection_cpu` says"""
 
 
 def scan_top_k(
@@ -64,6 +65,8 @@ def scan_top_k(
     Cost: N * dim * bits / 8 look-ups per query. Releases the interpreter lock.
     Reference: scan_top_k_reference, equal bit for bit.
     """
+    from holdfast.kernels.selection_cpu import gather_pools
+
     check_scan(blocks.shape, ids, queries, top_k, bits, allowed)
     if blocks.dtype != np.uint8:
         raise ShapeError(f"blocks must be uint8, not {blocks.dtype}", param="blocks")
@@ -71,21 +74,27 @@ def scan_top_k(
     padded = np.zeros((num_queries, blocks.shape[1] * 8 // bits), dtype=np.int8)
     padded[:, :dim] = queries
     masks = np.empty(0, dtype=np.uint32) if allowed is None else allowed
-    scan = _make_scanner(_as_stored(blocks), _as_stored(ids), _as_stored(masks), padded, bits)
+    ids = read_only(ids)
+    scan = _make_scanner(read_only(blocks), ids, read_only(masks), padded, bits)
     work = num_queries * len(blocks)
     num_workers = max(1, min(num_threads or num_processors(), work // MIN_WORK, MAX_THREADS))
     size = len(blocks) if num_workers == 1 else max(MIN_WORK // num_queries, -(-len(blocks) // (4 * num_workers)))
     chunks = iter(range(0, len(blocks), max(1, size)))  # shared: who is done takes the next
-    scores = np.full((num_workers, num_queries, top_k), NO_SCORE, dtype=np.int32)
-    rows = np.full((num_workers, num_queries, top_k), -1, dtype=np.int64)
+    shape = (num_workers, num_queries, top_k + max(top_k, MIN_ROOM))
+    pool_scores, pool_rows = np.empty(shape, dtype=np.int32), np.empty(shape, dtype=np.int64)
+    counts = np.zeros(shape[:2], dtype=np.int64)
+    least = np.full(shape[:2], NO_SCORE, dtype=np.int32)
 
     def scan_some(worker: int) -> None:
         for first in chunks:
-            scan(first, min(first + size, len(blocks)), scores[worker], rows[worker])
+            last = min(first + size, len(blocks))
+            scan(first, last, top_k, pool_scores[worker], pool_rows[worker], counts[worker], least[worker])
 
     run_in_threads(scan_some, num_workers)
-    shape = (num_queries, num_workers * top_k)
-    return _best(scores.swapaxes(0, 1).reshape(shape), rows.swapaxes(0, 1).reshape(shape), ids, top_k)
+    scores = np.full((num_queries, top_k), NO_SCORE, dtype=np.int32)
+    rows = np.full((num_queries, top_k), -1, dtype=np.int64)
+    gather_pools(pool_scores, pool_rows, counts, ids, scores, rows)
+    return scores, rows
 
 
 def warm_up() -> None:
@@ -151,13 +160,6 @@ def _best(scores: Scores, rows: Rows, ids: NDArray[np.uint64], top_k: int) -> tu
     order = total_order(scores, ids[rows], rows >= 0)[:, :top_k]
     lines = np.arange(len(order))[:, None]
     return scores[lines, order], rows[lines, order]
-
-
-def _as_stored(array: NDArray[Any]) -> NDArray[Any]:
-    """Return the array contiguous and not to be written, as memory-mapped ones are: one compiled kernel serves all."""
-    view = np.ascontiguousarray(array).view()
-    view.flags.writeable = False
-    return view
 
 
 def check_scan(

@@ -1,31 +1,19 @@
 """The compiled kernel of `scan.py` for any processor, and what it shares with the one of vector instructions.
 
-Every byte of a code is looked up in a table of the query's 256 partial sums. The best rows are kept in a heap.
-
-Kept in a module of its own because importing it imports numba. Compiled code is cached beside this file or in the
-user's cache folder; where neither can be written to, it is compiled once per process.
+Every byte of a code is looked up in a table of the query's 256 partial sums. The best rows are kept in pools
+(`selection_cpu.py`).
 
 Source: look-up tables as in Jégou, Douze and Schmid, "Product quantization for nearest neighbor search" (2011).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from holdfast.kernels.compiled import compiled
 from holdfast.kernels.packing import BLOCK_SIZE
-
-
-def compiled(function: Callable[..., Any]) -> Any:
-    """Compile on the first call, without the interpreter lock."""
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # numba found no folder that it may write to
-        return numba.njit(nogil=True)(function)
+from holdfast.kernels.selection_cpu import make_room
 
 
 @compiled
@@ -37,10 +25,13 @@ def scan_bytes(
     bits: int,
     first: int,
     last: int,
+    top_k: int,
     scores: NDArray[np.int32],
     rows: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    least: NDArray[np.int32],
 ) -> None:
-    """Take blocks [first, last) into the (Q, top_k) heaps `scores` and `rows`, worst first; row -1 is none."""
+    """Take blocks [first, last) into the pools of the queries."""
     num_bytes = blocks.shape[1]
     table = np.zeros((num_bytes, 256), dtype=np.int16)  # at most 2 * 15 * 128
     sums = np.empty(BLOCK_SIZE, dtype=np.int32)
@@ -56,8 +47,12 @@ def scan_bytes(
                     sums[lane] += table[byte, blocks[block, byte, lane]]
             for lane in range(BLOCK_SIZE):
                 score = 2 * np.int64(sums[lane]) + constant
-                if (mask >> lane) & 1 and score >= scores[query, 0]:
-                    offer(scores[query], rows[query], ids, score, block * BLOCK_SIZE + lane)
+                if (mask >> lane) & 1 and score >= least[query]:
+                    scores[query, counts[query]] = score
+                    rows[query, counts[query]] = block * BLOCK_SIZE + lane
+                    counts[query] += 1
+                    if counts[query] == scores.shape[1]:
+                        make_room(scores, rows, counts, least, query, top_k, ids)
 
 
 @compiled
@@ -83,30 +78,3 @@ def block_mask(masks: NDArray[np.uint32], num_rows: int, block: int) -> np.uint3
     if present < BLOCK_SIZE:
         mask &= np.uint32((np.int64(1) << present) - 1)
     return mask
-
-
-@compiled
-def offer(scores: NDArray[np.int32], rows: NDArray[np.int64], ids: NDArray[np.uint64], score: int, row: int) -> None:
-    """Put (score, row) into a heap in place of its worst, which comes first, if that is worse."""
-    if not is_worse(scores[0], rows[0], score, row, ids):
-        return
-    place = 0
-    while True:
-        child = 2 * place + 1
-        if child >= len(rows):
-            break
-        if child + 1 < len(rows) and is_worse(scores[child + 1], rows[child + 1], scores[child], rows[child], ids):
-            child += 1
-        if not is_worse(scores[child], rows[child], score, row, ids):
-            break
-        scores[place], rows[place] = scores[child], rows[child]
-        place = child
-    scores[place], rows[place] = score, row
-
-
-@compiled
-def is_worse(score: int, row: int, other_score: int, other_row: int, ids: NDArray[np.uint64]) -> bool:
-    """Whether (score, row) comes after another in the total order; row -1, which is none, comes after all."""
-    if row < 0 or other_row < 0:
-        return row < other_row
-    return score < other_score or (score == other_score and ids[row] > ids[other_row])

@@ -23,9 +23,11 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from holdfast.kernels.compiled import compiled
 from holdfast.kernels.packing import BLOCK_SIZE
 from holdfast.kernels.query_tables import HIGH_WEIGHT
-from holdfast.kernels.scan_cpu import block_mask, compiled, offer
+from holdfast.kernels.scan_cpu import block_mask
+from holdfast.kernels.selection_cpu import make_room
 
 TABLE_BYTES = 24 * 1024  # tables of the queries scanned in one pass: they stay in the first-level cache
 CHUNK_BYTES = 256 * 1024  # codes that pass by all queries before the next: they stay in the second-level cache
@@ -236,6 +238,16 @@ def _make_passing(num_parts: int) -> Any:
 passing_single, passing_double = _make_passing(1), _make_passing(2)
 
 
+@in_llvm
+def lowest_bit(typing_context: Any, mask: Any) -> Any:
+    """Return the place of the lowest bit that is set in a mask that is not 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.zext(builder.cttz(arguments[0], ir.IntType(1)(1)), I64)
+
+    return types.int64(types.uint32), generate
+
+
 @compiled
 def scan_tables(
     blocks: NDArray[np.uint8],
@@ -246,8 +258,11 @@ def scan_tables(
     constants: NDArray[np.int64],
     first: int,
     last: int,
+    top_k: int,
     scores: NDArray[np.int32],
     rows: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    least: NDArray[np.int32],
 ) -> None:
     """As `scan_cpu.scan_bytes`, from the tables of the queries."""
     num_queries, block_bytes = len(constants), blocks.shape[1] * BLOCK_SIZE
@@ -277,19 +292,22 @@ def scan_tables(
                     sums_at,
                 )
                 for place in range(num_tables // num_parts):
-                    constant = constants[query + place]
-                    threshold = max(0, (np.int64(scores[query + place, 0]) - constant) >> 1)
-                    own = num_parts * place
+                    own, member = num_parts * place, query + place
+                    threshold = max(0, (np.int64(least[member]) - constants[member]) >> 1)
                     if num_parts == 1:
                         passed = mask & passing_single(sums_at + 64 * own, threshold)
                     else:
                         passed = mask & passing_double(sums_at + 64 * own, threshold)
-                    if passed == 0:
-                        continue
-                    for lane in range(BLOCK_SIZE):
-                        if (passed >> lane) & 1:
-                            total = np.int64(sums[own, lane & 1, lane >> 1])
-                            if num_parts == 2:
-                                total = HIGH_WEIGHT * total + sums[own + 1, lane & 1, lane >> 1]
-                            row = block * BLOCK_SIZE + lane
-                            offer(scores[query + place], rows[query + place], ids, 2 * total + constant, row)
+                    while passed != 0:
+                        lane = lowest_bit(passed)
+                        passed &= passed - np.uint32(1)
+                        total = np.int64(sums[own, lane & 1, lane >> 1])
+                        if num_parts == 2:
+                            total = HIGH_WEIGHT * total + sums[own + 1, lane & 1, lane >> 1]
+                        score = 2 * total + constants[member]
+                        if score >= least[member]:
+                            scores[member, counts[member]] = score
+                            rows[member, counts[member]] = block * BLOCK_SIZE + lane
+                            counts[member] += 1
+                            if counts[member] == scores.shape[1]:
+                                make_room(scores, rows, counts, least, member, top_k, ids)

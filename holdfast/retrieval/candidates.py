@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from holdfast.retrieval.calibrate import Calibration
 from holdfast.retrieval.code_search import encode_queries, search_codes
-from holdfast.retrieval.rescore import Floats
 from holdfast.retrieval.segment import Segment, take
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,8 @@ class Candidates:
     owners: NDArray[np.int64]
     """positions of segments"""
     rows: NDArray[np.int64]
-    """in the segment, 0 where there is none"""
+    """in the segment, -1 where there is none"""
     ids: NDArray[np.uint64]
-    is_present: NDArray[np.bool_]
     estimates: Floats
     """of the cosine, -inf where there is none"""
     bounds: Floats
@@ -43,11 +43,11 @@ class Candidates:
 
     def arrays(self) -> tuple[NDArray[Any], ...]:
         """Return the fields in the order they are declared in."""
-        return self.owners, self.rows, self.ids, self.is_present, self.estimates, self.bounds
+        return self.owners, self.rows, self.ids, self.estimates, self.bounds
 
     def first(self, wanted: int) -> Candidates:
         """Return the first `wanted` by (present, bound, estimate, id)."""
-        order = np.lexsort((self.ids, -self.estimates, -self.bounds, ~self.is_present), axis=1)[:, :wanted]
+        order = np.lexsort((self.ids, -self.estimates, -self.bounds, self.rows < 0), axis=1)[:, :wanted]
         return Candidates(*(np.take_along_axis(array, order, axis=1) for array in self.arrays()))
 
 
@@ -74,7 +74,11 @@ def find_candidates(
         _scan_group(scopes, owners, queries, wanted, calibrations.get(name), num_threads)
         for name, owners in groups.items()
     ]
-    joined = Candidates(*(np.concatenate([part.arrays()[i] for part in parts], axis=1) for i in range(6)))
+    if len(parts) == 1:
+        return parts[0]
+    joined = Candidates(
+        *(np.concatenate(arrays, axis=1) for arrays in zip(*(part.arrays() for part in parts), strict=True))
+    )
     return joined.first(joined.ids.shape[1])
 
 
@@ -97,11 +101,26 @@ def _scan_group(
         most = min(wanted, segment.num_rows)
         found.append(search_codes(encoded, codes, factors, ids, most, allowed=masks, num_threads=num_threads))
     estimates = np.concatenate([estimates for estimates, _ in found], axis=1)
-    places = np.concatenate([rows for _, rows in found], axis=1)
-    each = [rows.shape[1] for _, rows in found]
-    positions = np.broadcast_to(np.repeat(np.array(owners), each), places.shape)
-    is_present, rows = places >= 0, np.maximum(places, 0)
-    ids = take([scope.segment for scope in scopes], "ids", positions, rows)
+    rows = np.concatenate([rows for _, rows in found], axis=1)
+    positions = np.repeat(np.array(owners), [rows.shape[1] for _, rows in found])
+    positions = np.broadcast_to(positions, rows.shape)
+    ids = take([scope.segment for scope in scopes], "ids", positions, np.maximum(rows, 0))
     bounds = np.full(estimates.shape, -np.inf)
-    bounds[is_present] = estimates[is_present] + margin
-    return Candidates(positions, rows, ids, is_present, estimates, bounds).first(wanted)
+    np.add(estimates, margin, out=bounds, where=rows >= 0)
+    candidates = Candidates(positions, rows, ids, estimates, bounds)
+    return candidates if len(owners) == 1 else candidates.first(wanted)
+
+
+def candidate_rows(
+    scopes: Sequence[Scope], found: Candidates
+) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int64]]:
+    """Return int8 rows (N, dim), their scales (N,), and which of them (Q, C) the candidates are, -1 where none is.
+
+    The rows of one segment are its own; those of several are copied.
+    """
+    segments, rows = [scope.segment for scope in scopes], np.maximum(found.rows, 0)
+    if len(segments) == 1:
+        return segments[0].rows.checked(rows), segments[0].scales.checked(rows), found.rows
+    copied = take(segments, "rows", found.owners, rows)
+    chosen = np.where(found.rows < 0, -1, np.arange(rows.size).reshape(rows.shape))
+    return copied.reshape(rows.size, -1), take(segments, "scales", found.owners, rows).ravel(), chosen

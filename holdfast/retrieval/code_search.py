@@ -1,8 +1,9 @@
-"""The nearest by codes of one quantiser: a scan with 8-bit weights, then a second look at the best.
+"""The nearest by codes of one quantiser: a scan with coarse weights, then a second look at the best.
 
 The scan adds up levels times weights and knows no factors, and rounding the weights costs much where a few are large,
 as those of fitted codes are. The second look, with 16 bits and the vectors' factors, makes up for both at the price of
-a few hundred codes.
+a few hundred codes. So the weights of the scan may be small enough for the fastest look-ups: over 101,000 passages the
+share of the float top 10 among 100 candidates is 0.9964 instead of 0.9968 with weights of 7 bits, in half the time.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.kernels.code_scores import score_codes
+from holdfast.kernels.code_scores import best_codes
 from holdfast.kernels.scan import scan_top_k
 from holdfast.retrieval.quantise import FACTOR_UNITS, Quantiser, to_integers
 
-COARSE_LIMIT = 127
+COARSE_LIMITS = {1: 40, 2: 40, 4: 17}
+"""by bits of a level: largest weights of a scan, so that one look-up of a nibble fits in a byte"""
 FINE_LIMIT = 32767
 SCANNED = 4  # codes looked at again for each that is wanted ...
 MAX_EXTRA = 200  # ... but no more than this many besides them
@@ -40,7 +42,7 @@ class CodeQueries:
 def encode_queries(quantiser: Quantiser, queries: NDArray[np.float32], gain: float = 1.0) -> CodeQueries:
     """Return unit-norm queries (Q, dim) as integers; `gain` multiplies what the codes add up to."""
     weights, offsets = quantiser.project(queries)
-    _, coarse = to_integers(weights, COARSE_LIMIT)
+    _, coarse = to_integers(weights, COARSE_LIMITS[quantiser.bits])
     scales, fine = to_integers(weights, FINE_LIMIT)
     return CodeQueries(
         quantiser,
@@ -79,9 +81,7 @@ def search_codes(
     bits = queries.quantiser.bits
     most = min(SCANNED * wanted, wanted + MAX_EXTRA)
     _, rows = scan_top_k(blocks, ids, queries.coarse, most, bits=bits, allowed=allowed, num_threads=num_threads)
-    scores = score_codes(blocks, rows, queries.fine, bits=bits) * factors[rows]
-    is_present = rows >= 0
-    order = np.lexsort((ids[rows], -scores, ~is_present), axis=1)[:, :wanted]
+    scores, best = best_codes(blocks, factors, ids, rows, queries.fine, wanted, bits=bits)
     estimates = queries.offsets[:, None] + queries.scales[:, None] * scores
-    estimates[~is_present] = -np.inf
-    return np.take_along_axis(estimates, order, axis=1), np.take_along_axis(rows, order, axis=1)
+    estimates[best < 0] = -np.inf
+    return estimates, best

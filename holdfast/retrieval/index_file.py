@@ -72,12 +72,16 @@ class StoredArray:
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Return `array[rows]`; only the chunks that hold them are checked."""
+        return self.checked(rows)[rows]
+
+    def checked(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the array, the chunks that hold `rows` checked."""
         if len(self._is_checked) and not self._is_checked.all():
             row_bytes = self._array.dtype.itemsize * int(np.prod(self._array.shape[1:], dtype=np.int64))
             first, last = rows * row_bytes // CHUNK_SIZE, (rows * row_bytes + row_bytes - 1) // CHUNK_SIZE
             spans = [np.minimum(first + step, last) for step in range(row_bytes // CHUNK_SIZE + 2)]
             self._check(np.unique(np.concatenate(spans)))
-        return self._array[rows]
+        return self._array
 
     def _check(self, chunks: NDArray[np.int64]) -> None:
         for chunk in chunks[~self._is_checked[chunks]]:

@@ -1,17 +1,13 @@
-"""Order candidates by better vectors: int8 rows against a 16-bit query, with early stop.
+"""Better vectors than codes, by which candidates are ordered: int8 rows, and queries in 16 bits a coordinate.
 
-The rows are the same for every quantiser, so they also make segments of different quantisers comparable. Integer
-products are summed in float64, which is exact below 2^53 and so independent of the order of summation; the only
-rounding is in two multiplications by the scales. Equal scores go by id.
-
-Source: the early stop by an error bound is that of RaBitQ (SIGMOD 2024), with a bound measured on the collection.
+The rows are the same for every quantiser, so they also make segments of different quantisers comparable.
+`kernels/row_scores.py` compares them, exactly, and stops early by a bound that was measured on the collection.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,29 +15,20 @@ from numpy.typing import NDArray
 from holdfast.errors import InvalidInput
 from holdfast.kernels.hadamard import Rotation, rotate
 from holdfast.kernels.rounding import round_rows
-from holdfast.kernels.scan import total_order
 from holdfast.retrieval.quantise import to_integers
 
 MIN_CANDIDATES = 100
 """rescoring so few costs next to nothing, and small `k` need the room most: ties crowd where texts are alike"""
 FINE_LIMIT = 32767
-ROUND_SIZE = 32  # candidates rescored between two looks at the bound
-
-Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class FineQueries:
+class FineQueries(NamedTuple):
     """Q queries, rotated as the rows are, as integers in units of their scale."""
 
     values: NDArray[np.int16]
     """(Q, dim)"""
     scales: NDArray[np.float32]
     """(Q,)"""
-
-    def take(self, lines: NDArray[np.int64]) -> FineQueries:
-        """Return some of the queries."""
-        return FineQueries(self.values[lines], self.scales[lines])
 
 
 def encode_rows(vectors: NDArray[np.float32], rotation: Rotation) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -65,45 +52,3 @@ def num_candidates(k: int, oversampling: float, min_candidates: int = MIN_CANDID
     if not 1.0 <= oversampling < math.inf:
         raise InvalidInput(f"oversampling must be at least 1.0, not {oversampling}", param="oversampling")
     return max(math.ceil(oversampling * k), min_candidates)
-
-
-def estimate_cosines(queries: FineQueries, rows: NDArray[np.int8], scales: NDArray[np.float32]) -> Floats:
-    """Return the (Q, C) cosines of each query with its own candidates.
-
-    Args:
-        queries: Q queries.
-        rows: (Q, C, dim) int8 rows of the candidates.
-        scales: (Q, C) their scales.
-    """
-    products = rows.astype(np.float64) @ queries.values.astype(np.float64)[:, :, None]
-    scale_products: Floats = scales.astype(np.float64) * queries.scales.astype(np.float64)[:, None]
-    cosines: Floats = products[:, :, 0] * scale_products
-    return cosines
-
-
-def rescore(bounds: Floats, k: int, score: Callable[[slice, NDArray[np.int64]], Floats]) -> Floats:
-    """Return the (Q, C) cosines of the candidates, -inf for those that cannot be among the `k` best.
-
-    Args:
-        bounds: (Q, C) what the cosine of each candidate is at most, descending.
-        k: results.
-        score: returns the cosines of some columns of some queries.
-    """
-    cosines = np.full(bounds.shape, -np.inf)
-    active = np.arange(len(bounds))
-    for first in range(0, bounds.shape[1], ROUND_SIZE):
-        if first >= k:
-            least = np.partition(cosines[active], -k, axis=1)[:, -k]
-            active = active[bounds[active, first] > least]
-        if not len(active):
-            break
-        columns = slice(first, first + ROUND_SIZE)
-        cosines[active, columns] = score(columns, active)
-    return cosines
-
-
-def best_candidates(cosines: Floats, ids: NDArray[np.uint64], k: int) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
-    """Return the ids and scores, in [-1, 1], of the `k` best of each line of (Q, C) candidates."""
-    order = total_order(cosines, ids, np.isfinite(cosines))[:, :k]
-    scores = np.clip(np.take_along_axis(cosines, order, axis=1), -1, 1).astype(np.float32)
-    return np.take_along_axis(ids, order, axis=1), scores

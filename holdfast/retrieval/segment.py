@@ -210,6 +210,8 @@ def _sorted_by_id(segments: Sequence[Segment]) -> tuple[NDArray[np.int64], NDArr
 
 def take(segments: Sequence[Segment], field: Field, owners: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[Any]:
     """Return `field` of row `rows[i]` of segment `owners[i]`, for each i of arrays of any one shape."""
+    if len(segments) == 1:
+        return segments[0].take(field, rows)
     found: NDArray[Any] | None = None
     for owner, segment in enumerate(segments):
         chosen = owners == owner

@@ -219,7 +219,9 @@ def test_arrays_that_do_not_fit_are_named(changes: dict[str, object], param: str
 def test_an_installation_without_any_writable_cache_folder_still_compiles(tmp_path: Path) -> None:
     kernels = tmp_path / "holdfast" / "kernels"
     kernels.mkdir(parents=True)
-    for name in ("__init__.py", "errors.py", "kernels/__init__.py", "kernels/packing.py", "kernels/scan_cpu.py"):
+    for name in ("__init__.py", "errors.py", "kernels/__init__.py", "kernels/packing.py", "kernels/compiled.py"):
+        shutil.copy(ROOT / "holdfast" / name, tmp_path / "holdfast" / name)
+    for name in ("kernels/scan_cpu.py", "kernels/selection_cpu.py"):
         shutil.copy(ROOT / "holdfast" / name, tmp_path / "holdfast" / name)
     (kernels / "__pycache__").write_text("a file where the cache folder would be")  # holds also for the superuser
     code = """

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import IntegrityError, InvalidInput, NotFound, ShapeError, StorageError
-from holdfast.kernels.code_scores import score_codes_reference
+from holdfast.kernels.code_scores import best_codes_reference
 from holdfast.kernels.hadamard import make_rotation
 from holdfast.kernels.packing import pack
 from holdfast.kernels.scan import scan_top_k_reference
@@ -75,9 +75,7 @@ def test_candidates_are_the_first_by_codes() -> None:
     stored, encoded = index.quantiser.encode(vectors), encode_queries(index.quantiser, queries)
     codes = pack(stored.levels)
     _, scanned = scan_top_k_reference(codes, ids, encoded.coarse, SCANNED * 15)
-    scores = score_codes_reference(codes, scanned, encoded.fine) * stored.factors[scanned]
-    order = np.lexsort((ids[scanned], -scores), axis=1)[:, :15]
-    rows = np.take_along_axis(scanned, order, axis=1)
+    _, rows = best_codes_reference(codes, stored.factors, ids, scanned, encoded.fine, 15)
     found = index.search(queries, 10, oversampling=1.5, min_candidates=1)
     for line, candidates in zip(found.ids.tolist(), ids[rows].tolist(), strict=True):
         assert set(line) <= set(candidates)
