@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from holdfast.retrieval.chunks import Chunking, Passage, split_document
     from holdfast.retrieval.documents import Document, read_document
     from holdfast.retrieval.embed import Embedder, make_embedder
-    from holdfast.retrieval.index import BinaryIndex, SearchResult
+    from holdfast.retrieval.index import BinaryIndex
+    from holdfast.retrieval.segment_search import SearchResult
     from holdfast.serving.app import create_app
     from holdfast.serving.config import Settings
 
@@ -42,7 +43,7 @@ _HOMES = {
     "Embedder": "retrieval.embed",
     "HoldfastError": "errors",
     "Passage": "retrieval.chunks",
-    "SearchResult": "retrieval.index",
+    "SearchResult": "retrieval.segment_search",
     "Settings": "serving.config",
     "create_app": "serving.app",
     "make_embedder": "retrieval.embed",

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.retrieval.index import SearchResult
+from holdfast.retrieval.segment_search import SearchResult
 
 QUERY_SLICE = 64  # a (64, 1 M) float32 matrix of products is 256 MB
 

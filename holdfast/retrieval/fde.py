@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from holdfast.errors import InvalidInput, ShapeError
 from holdfast.kernels.hadamard import Rotation, make_rotation, rotate
-from holdfast.retrieval.index import BinaryIndex, SearchResult
+from holdfast.retrieval.index import BinaryIndex
+from holdfast.retrieval.segment_search import SearchResult
 
 TOKEN_LIMIT = 127
 OVERSAMPLING = 10.0

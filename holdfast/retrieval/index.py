@@ -10,53 +10,28 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.errors import IntegrityError, InvalidInput, ShapeError
+from holdfast.errors import InvalidInput, ShapeError
 from holdfast.kernels.hadamard import make_rotation
 from holdfast.kernels.packing import num_code_bytes
-from holdfast.kernels.row_scores import best_rows
 from holdfast.retrieval.calibrate import MAX_SAMPLE, Calibration, choose_quantiser
-from holdfast.retrieval.candidates import Scope, candidate_rows, find_candidates
+from holdfast.retrieval.candidates import Scope
+from holdfast.retrieval.encoding_anew import Part, encode_anew, gather_vectors
+from holdfast.retrieval.index_contents import from_contents, to_contents
 from holdfast.retrieval.index_file import NewSection, map_file, read_index_file, render_index, write_index_file
-from holdfast.retrieval.quantise import Encoded, Quantiser, check_vectors, load_quantiser
+from holdfast.retrieval.quantise import Quantiser, check_vectors
 from holdfast.retrieval.quantise_rotated import HadamardQuantiser
-from holdfast.retrieval.rescore import MIN_CANDIDATES, encode_fine, encode_rows, num_candidates
-from holdfast.retrieval.segment import (
-    Segment,
-    by_quantiser,
-    from_sections,
-    make_segment,
-    merge,
-    merge_small,
-    to_sections,
-)
+from holdfast.retrieval.rescore import MIN_CANDIDATES, encode_rows, num_candidates
+from holdfast.retrieval.segment import Segment, by_quantiser, make_segment, merge, merge_small
+from holdfast.retrieval.segment_search import SearchResult, search_segments
 
 OVERSAMPLING = 4.0
-QUERY_SLICE = 64  # queries searched at a time: one reading of the codes serves them all
 ROW_SEED = 0
-
-Part = tuple[NDArray[np.uint64], NDArray[np.float32]]
-"""ids (N,) and their unit-norm vectors (N, dim)"""
-
-
-@dataclass(frozen=True, slots=True)
-class SearchResult:
-    """The `k` nearest rows of each query; shorter corpora leave fewer columns."""
-
-    ids: NDArray[np.uint64]
-    """(Q, K)"""
-    scores: NDArray[np.float32]
-    """(Q, K), estimated cosine in [-1, 1], descending"""
-    num_scanned: int
-    """codes compared with each query"""
-    num_rescored: NDArray[np.int64]
-    """(Q,) candidates compared by better vectors than codes"""
 
 
 class BinaryIndex:
@@ -153,12 +128,7 @@ class BinaryIndex:
         Args:
             parts: gives all ids in the index, each once, with their vectors; called twice.
         """
-        ids = self.ids()[:MAX_SAMPLE]
-        sample = np.zeros((len(ids), self._dim), dtype=np.float32)
-        for part_ids, vectors in parts():
-            places = np.minimum(np.searchsorted(ids, part_ids), len(ids) - 1)
-            known = ids[places] == part_ids
-            sample[places[known]] = vectors[known]
+        sample = gather_vectors(self.ids()[:MAX_SAMPLE], parts(), self._dim)
         quantiser, calibration = choose_quantiser(sample, len(self))
         return self.encoded_anew(quantiser, parts(), calibration)
 
@@ -178,27 +148,8 @@ class BinaryIndex:
         Raises:
             IntegrityError: an id of the index has no vector.
         """
-        segments = self._segments
-        anew = [
-            Encoded(
-                np.zeros((segment.num_rows, quantiser.code_dim), dtype=np.uint8),
-                np.ones(segment.num_rows, dtype=np.uint8),
-            )
-            for segment in segments
-        ]
-        num_found = 0
-        for ids, vectors in parts:
-            order = np.argsort(ids)
-            encoded = quantiser.encode(vectors)
-            for segment, own in zip(segments, anew, strict=True):
-                rows, places = segment.match(ids[order])
-                own.levels[rows] = encoded.levels[order[places]]
-                own.factors[rows] = encoded.factors[order[places]]
-                num_found += len(rows)
-        if num_found != sum(segment.num_live for segment in segments):
-            raise IntegrityError("the stored vectors are not those of the index")
         index = BinaryIndex(self._dim, quantiser, calibration=calibration)
-        index._segments = tuple(segment.with_codes(quantiser, own) for segment, own in zip(segments, anew, strict=True))
+        index._segments = encode_anew(self._segments, quantiser, parts)
         return index
 
     def search(
@@ -231,40 +182,16 @@ class BinaryIndex:
         wanted = num_candidates(k, oversampling, min_candidates)
         queries = check_vectors(queries, self._dim, "queries")
         allowed = None if allowed_ids is None else np.unique(_as_ids(allowed_ids, "allowed_ids"))
-        scopes = [Scope(segment, *segment.allowed(allowed)) for segment in self._segments]
-        scopes = [scope for scope in scopes if scope.num_allowed]
-        num_scanned = sum(scope.num_allowed for scope in scopes)
-        num_found = min(k, num_scanned)
-        ids = np.empty((len(queries), num_found), dtype=np.uint64)
-        scores = np.empty((len(queries), num_found), dtype=np.float32)
-        num_rescored = np.zeros(len(queries), dtype=np.int64)
-        for first in range(0, len(queries) if num_found else 0, QUERY_SLICE):
-            part = slice(first, first + QUERY_SLICE)
-            ids[part], scores[part], num_rescored[part] = self._search_slice(
-                scopes, queries[part], num_found, wanted, by_codes, num_threads
-            )
-        return SearchResult(ids, scores, num_scanned, num_rescored)
-
-    def _search_slice(
-        self,
-        scopes: list[Scope],
-        queries: NDArray[np.float32],
-        k: int,
-        wanted: int,
-        by_codes: bool,
-        num_threads: int | None,
-    ) -> tuple[NDArray[np.uint64], NDArray[np.float32], NDArray[np.int64]]:
-        """Return ids and scores of the `k` best, and how many candidates were rescored; at least `k` rows are there."""
-        found = find_candidates(scopes, queries, wanted, self._calibrations, num_threads)
-        if by_codes:
-            columns = np.lexsort((found.ids, -found.estimates), axis=1)[:, :k]
-            cosines, num_compared = np.take_along_axis(found.estimates, columns, axis=1), (found.rows >= 0).sum(axis=1)
-        else:
-            rows, scales, chosen = candidate_rows(scopes, found)
-            fine = encode_fine(queries, self._rotation)
-            columns, cosines, num_compared = best_rows(rows, scales, chosen, found.ids, found.bounds, *fine, top_k=k)
-        ids = np.take_along_axis(found.ids, columns, axis=1)
-        return ids, np.clip(cosines, -1, 1).astype(np.float32), num_compared
+        return search_segments(
+            [Scope(segment, *segment.allowed(allowed)) for segment in self._segments],
+            queries,
+            k,
+            wanted,
+            calibrations=self._calibrations,
+            rotation=self._rotation,
+            by_codes=by_codes,
+            num_threads=num_threads,
+        )
 
     def ids(self) -> NDArray[np.uint64]:
         """Return the ids in the index, ascending."""
@@ -305,21 +232,7 @@ class BinaryIndex:
             self._segments = tuple(merge(group) if len(group) > 1 else group[0] for group in groups)
 
     def _to_file(self) -> tuple[dict[str, Any], list[NewSection]]:
-        quantiser, calibrations = self._quantiser, self._calibrations
-        segments = {group[0].quantiser.id: group for group in by_quantiser(self._segments)}
-        quantisers = {name: group[0].quantiser for name, group in segments.items()} | {quantiser.id: quantiser}
-        parts: list[dict[str, Any]] = []
-        sections: list[NewSection] = []
-        for part, (name, each) in enumerate(sorted(quantisers.items())):
-            calibration = calibrations[name].to_json() if name in calibrations else None
-            parameters = dict(sorted(each.parameters().items()))
-            parts.append({"quantiser": name, "calibration": calibration, "parameters": list(parameters)})
-            sections += [
-                NewSection(f"{part}/{key}", array.dtype.newbyteorder("<").str, array.shape, (array,))
-                for key, array in parameters.items()
-            ]
-            sections += to_sections(f"{part}/", segments.get(name, ()), each)
-        return {"dim": self._dim, "quantiser": quantiser.id, "parts": parts}, sections
+        return to_contents(self._dim, self._quantiser, self._calibrations, self._segments)
 
     @classmethod
     def load(cls, path: Path) -> BinaryIndex:
@@ -338,18 +251,9 @@ class BinaryIndex:
 
     @classmethod
     def _from_buffer(cls, data: memoryview | bytes, name: str) -> BinaryIndex:
-        about, arrays = read_index_file(data, name)
-        index = cls(about["dim"])
-        segments = []
-        for part, described in enumerate(about["parts"]):
-            parameters = {key: arrays[f"{part}/{key}"].whole() for key in described["parameters"]}
-            quantiser = load_quantiser(described["quantiser"], parameters)
-            if described["calibration"] is not None:
-                index._calibrations[quantiser.id] = Calibration.from_json(described["calibration"])
-            if quantiser.id == about["quantiser"]:
-                index._quantiser = quantiser
-            segments.append(from_sections(f"{part}/", arrays, quantiser))
-        index._segments = tuple(segment for segment in segments if segment.num_rows)
+        contents = from_contents(*read_index_file(data, name))
+        index = cls(contents.quantiser.dim, contents.quantiser)
+        index._calibrations, index._segments = contents.calibrations, contents.segments
         return index
 
     def verify(self) -> None:

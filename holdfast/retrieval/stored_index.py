@@ -34,8 +34,9 @@ log = logging.getLogger(__name__)
 SEGMENT_SUFFIX = ".segment"
 MIN_UNSAVED = 8192
 """passages gathered before a segment is written while ingestion goes on ..."""
-UNSAVED_SHARE = 8
-"""... and at least one in this many of the index, so that all the writing together stays linear"""
+UNSAVED_SHARE = 16
+"""... and at least one in this many of the index, so that all the writing together stays linear; what is unsaved, 450
+bytes a vector with rows, ids and codes, is all of an index that is not mapped from a file: at most 28 a vector here"""
 
 
 class Connections(Protocol):

@@ -146,6 +146,7 @@ async def _run_service(app: FastAPI) -> AsyncIterator[None]:
     if state.service is None:
         state.service = await asyncio.to_thread(Service, state.settings)
     state.service.observe_search = state.metrics.search_seconds.observe
+    state.service.collections.observe_rescored = state.metrics.rescored.inc
     if isinstance(state.service.engine, DocumentEngine):
         state.metrics.watch_documents(state.service.engine.document_cache)
     state.service.ingestion.start()

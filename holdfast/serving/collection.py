@@ -85,9 +85,14 @@ ACTIVITY_RESOLUTION_S = 60
 class Collections:
     """All vector stores. Another tenant's are NotFound.
 
+    Attributes:
+        observe_rescored: told how many passages each search compared by better vectors than codes.
+
     Raises:
         Conflict: the data directory was embedded with another model, whose vectors cannot be compared.
     """
+
+    observe_rescored: Callable[[int], None]
 
     def __init__(
         self,
@@ -100,6 +105,7 @@ class Collections:
         default_mode: Mode = "plain",
     ) -> None:
         """`sealed` are the vector stores that are not plain; `default_mode` is a new one's."""
+        self.observe_rescored = lambda num_rescored: None
         self.database = database
         self.files = files
         self.embedder = embedder
@@ -333,7 +339,10 @@ class Collections:
             if exact and sealed is not None:
                 raise InvalidInput("a sealed vector store keeps no float vectors to rank by", param="exact")
             codes = None if exact else index
-            return search_passages(connection, position, codes, query_vectors, k, predicate, sealed)
+            observe = self.observe_rescored
+            return search_passages(
+                connection, position, codes, query_vectors, k, predicate, sealed, observe_rescored=observe
+            )
 
         sources = self._search(tenant, vector_store_id, find)
         return [source for source in sources if source.score >= score_threshold]
@@ -354,7 +363,10 @@ class Collections:
         def find(
             connection: sqlite3.Connection, position: int, index: BinaryIndex, sealed: SealedCollection | None
         ) -> Candidates:
-            return find_candidates(connection, position, index, query_vector, question, predicate, sealed)
+            observe = self.observe_rescored
+            return find_candidates(
+                connection, position, index, query_vector, question, predicate, sealed, observe_rescored=observe
+            )
 
         return self._search(tenant, vector_store_id, find)
 

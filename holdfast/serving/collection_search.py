@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,14 +20,17 @@ from holdfast.retrieval import store
 from holdfast.retrieval.exact import search_exact
 from holdfast.retrieval.filters import Predicate
 from holdfast.retrieval.fuse import fuse_rankings, fuse_scores
-from holdfast.retrieval.index import BinaryIndex, SearchResult
+from holdfast.retrieval.index import BinaryIndex
 from holdfast.retrieval.lexical import search_words
+from holdfast.retrieval.segment_search import SearchResult
 from holdfast.serving.engine.protocol import Source
 from holdfast.serving.sealed_collection import SealedCollection
 
 COMPLETED_FILES = """
 SELECT f.id, f.filename, s.attributes, s.document FROM store_files s JOIN files f ON f.position = s.file
 WHERE s.store = ? AND s.status = 'completed'"""
+
+Observe = Callable[[int], None]
 
 POOL_SIZE = 100
 """passages that each ranking brings into the fusion, whatever `k`: a longer result begins as a shorter one does"""
@@ -59,6 +62,8 @@ def search_passages(
     k: int,
     predicate: Predicate | None,
     sealed: SealedCollection | None = None,
+    *,
+    observe_rescored: Observe,
 ) -> list[Source]:
     """Return the best `k` passages over all `queries` (Q, dim), score descending, then passage id.
 
@@ -66,6 +71,7 @@ def search_passages(
         index: the codes to search; None: the stored vectors themselves.
         predicate: which files' passages count, by their attributes; None: all.
         sealed: where the passages are, if not in the database.
+        observe_rescored: told how many passages were compared by better vectors than codes.
     """
     documents = None if predicate is None else _matching_documents(connection, collection, predicate)
     if documents is not None and not documents:
@@ -84,6 +90,7 @@ def search_passages(
         if documents is not None:
             allowed_ids = sealed.passage_ids(documents) if sealed else store.load_passage_ids(connection, documents)
         result = index.search(queries, k, allowed_ids=allowed_ids)
+        observe_rescored(int(result.num_rescored.sum()))
     return _to_sources(connection, collection, _merge(result, k), predicate, sealed)
 
 
@@ -95,6 +102,8 @@ def find_candidates(
     question: str,
     predicate: Predicate | None,
     sealed: SealedCollection | None = None,
+    *,
+    observe_rescored: Observe,
 ) -> list[Candidate]:
     """Return what one store has for `fuse_candidates`: the passages nearest to `query` (1, dim) and by `question`.
 
@@ -106,13 +115,17 @@ def find_candidates(
     allowed_ids = None
     if documents is not None:
         allowed_ids = sealed.passage_ids(documents) if sealed else store.load_passage_ids(connection, documents)
-    near = _merge(index.search(query, POOL_SIZE, allowed_ids=allowed_ids), POOL_SIZE)
+    result = index.search(query, POOL_SIZE, allowed_ids=allowed_ids)
+    observe_rescored(int(result.num_rescored.sum()))
+    near = _merge(result, POOL_SIZE)
     text_scores = {}
     if sealed is None:
         text_scores = dict(search_words(connection, collection, question, POOL_SIZE, documents=documents))
     others = np.array(sorted(text_scores.keys() - dict(near).keys()), dtype=np.uint64)
     if len(others):
-        near += _merge(index.search(query, len(others), allowed_ids=others), len(others))
+        result = index.search(query, len(others), allowed_ids=others)
+        observe_rescored(int(result.num_rescored.sum()))
+        near += _merge(result, len(others))
     sources = _to_sources(connection, collection, near, predicate, sealed)
     return [Candidate(source, text_scores.get(source.passage_id, 0.0)) for source in sources]
 

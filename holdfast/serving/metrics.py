@@ -55,6 +55,11 @@ class Metrics:
             buckets=LATENCY_BUCKETS_S,
             registry=self.registry,
         )
+        self.rescored = Counter(
+            "holdfast_rescored_candidates",
+            "Passages that searches compared by better vectors than codes.",
+            registry=self.registry,
+        )
         self.tokens = Counter(
             "holdfast_tokens",
             "Tokens by model and kind: prompt, completion.",

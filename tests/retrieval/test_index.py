@@ -21,10 +21,11 @@ from holdfast.retrieval import index_file, segment
 from holdfast.retrieval.code_search import SCANNED, encode_queries
 from holdfast.retrieval.evaluate import recall_at_k
 from holdfast.retrieval.exact import nearest_rows
-from holdfast.retrieval.index import ROW_SEED, BinaryIndex, SearchResult
+from holdfast.retrieval.index import ROW_SEED, BinaryIndex
 from holdfast.retrieval.index_file import read_index_file
 from holdfast.retrieval.quantise_rotated import HadamardQuantiser
 from holdfast.retrieval.rescore import encode_rows
+from holdfast.retrieval.segment_search import SearchResult
 from tests.retrieval.quantiser_cases import fitted, text_like_vectors
 
 DIM = 40

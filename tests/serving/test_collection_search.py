@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from holdfast.retrieval.index import SearchResult
+from holdfast.retrieval.segment_search import SearchResult
 from holdfast.serving.collection_search import _merge, best_sources
 from holdfast.serving.engine.protocol import Source
 

@@ -49,6 +49,8 @@ def test_searches_tokens_and_passages_are_counted(http: httpx.Client, client: op
     nothing: frozenset[tuple[str, str]] = frozenset()
     searches = "holdfast_search_duration_seconds_count", nothing
     assert after[searches] == before[searches] + 2
+    rescored = "holdfast_rescored_candidates_total", nothing
+    assert after[rescored] >= before.get(rescored, 0) + 2
     tokens = "holdfast_tokens_total", frozenset({"model": "all-MiniLM-L6-v2", "kind": "prompt"}.items())
     assert after[tokens] == before.get(tokens, 0) + usage.prompt_tokens
     assert after["holdfast_passages", nothing] >= 3
