@@ -89,6 +89,7 @@ SCHEMES = {
     "sign": ("holdfast.retrieval.quantise_rotated", "SignQuantiser"),
     "hadamard": ("holdfast.retrieval.quantise_rotated", "HadamardQuantiser"),
     "mib": ("holdfast.retrieval.quantise_mib", "MibQuantiser"),
+    "recurrent": ("holdfast.retrieval.recurrent", "RecurrentQuantiser"),
 }
 """scheme -> module and class; each is imported when first asked for"""
 
