@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from holdfast.errors import InvalidInput, ShapeError
 from holdfast.kernels.packing import check_bits
 from holdfast.retrieval.quantise import Parameters, check_vectors, make_id
+from holdfast.retrieval.quantise_rotated import STEPS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +39,7 @@ MAX_SAMPLE = 16384
 """trained on at most so many: all are compared with all to find the positives"""
 BITS = 2
 """a place, unless said otherwise"""
-NUM_STEPS = 800
+NUM_STEPS = 1500
 BATCH_SIZE = 512
 LEARNING_RATE = 2e-3
 """in units of a parameter's own root mean square"""
@@ -95,7 +96,7 @@ class RecurrentQuantiser:
         Raises:
             InvalidInput: fewer than MIN_SAMPLE vectors, or not one place, or more places than coordinates.
 
-        Cost: a minute or two on one core for 16,384 vectors of 384 dimensions.
+        Cost: some minutes on one core for 16,384 vectors of 384 dimensions.
         """
         sample = _check_sample(sample, num_bits, bits, "sample")
         return _train(sample, num_bits // bits, bits, seed, num_steps)
@@ -249,8 +250,9 @@ def _start(
     backs: list[Tensor] = []
     forwards: list[Tensor] = []
     codes = _sign(centred @ axes)
+    span = fit(centred @ axes, centred)
     for bit in range(1, bits):
-        backs.append(fit(codes, centred))
+        backs.append(span * (STEPS[bits] * 2 ** (bits - bit - 1)))  # the levels of a uniform quantiser
         rest = centred - codes @ backs[-1]
         forward = fit(rest, wanted[bit]) if wanted else axes
         forwards.append(forward / (rest @ forward).std(dim=0))
