@@ -41,14 +41,16 @@ BITS = 2
 """a place, unless said otherwise"""
 NUM_STEPS = 1500
 BATCH_SIZE = 512
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 1e-3
 """in units of a parameter's own root mean square"""
 TEMPERATURE = 0.05
 NUM_HARD_NEGATIVES = 16
 SAME_COSINE = 0.95
 """from here on two vectors say the same, and neither is the other's negative"""
+SYMMETRIC_WEIGHT = 0.1
+"""of the contrast of codes with codes"""
 NUM_ROTATIONS = 20
-REGRESSION_WEIGHT = 100.0
+REGRESSION_WEIGHT = 1000.0
 """of the squared error of the cosines, beside the contrastive loss"""
 
 
@@ -208,7 +210,7 @@ def _train(
         estimates = offsets[asking] + (vectors[asking] @ readout) @ codes.T
         loss = _loss(estimates, true, asking, rows)
         scaled = codes / codes.norm(dim=1, keepdim=True)
-        loss = loss + 0.5 * _contrast(scaled[: len(asking)] @ scaled.T, true, asking, rows)
+        loss = loss + SYMMETRIC_WEIGHT * _contrast(scaled[: len(asking)] @ scaled.T, true, asking, rows)
         if old is not None:
             loss = loss + _loss(offsets[asking] + (vectors[asking] @ readout) @ old[rows].T, true, asking, rows)
         optimiser.zero_grad()
