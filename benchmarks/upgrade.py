@@ -27,7 +27,7 @@ from holdfast.retrieval.evaluate import recall, recall_at_k
 from holdfast.retrieval.evaluation_sets import load_evaluation_set, merge_sets
 from holdfast.retrieval.exact import nearest_rows
 from holdfast.retrieval.index import BinaryIndex
-from holdfast.retrieval.quantise import Quantiser, find_scheme
+from holdfast.retrieval.quantise import Encoded, Quantiser, find_scheme
 from holdfast.retrieval.recurrent import RecurrentQuantiser
 from holdfast.retrieval.upgrade import UpgradeMap, UpgradingIndex
 
@@ -186,12 +186,14 @@ def _compatible_row(
     steps = {} if num_steps is None else {"num_steps": num_steps}
     quantiser = RecurrentQuantiser.fit(fit_old, num_bits=384, **steps)
     compatible = RecurrentQuantiser.fit_compatible(fit_new, quantiser, fit_old, **steps)
-    levels = quantiser.encode(old)
-    mixed = levels.copy()
-    mixed[::2] = compatible.encode(new)[::2]
+    codes, fresh = quantiser.encode(old), compatible.encode(new)
+    is_new = np.arange(len(old)) % 2 == 0
+    mixed = Encoded(
+        np.where(is_new[:, None], fresh.levels, codes.levels), np.where(is_new, fresh.factors, codes.factors)
+    )
     ways = {
-        "old_found": _search(quantiser, levels, asked_old),
-        "compatible_on_old_codes_found": _search(compatible, levels, asked_new),
+        "old_found": _search(quantiser, codes, asked_old),
+        "compatible_on_old_codes_found": _search(compatible, codes, asked_new),
         "compatible_on_mixed_codes_found": _search(compatible, mixed, asked_new),
     }
     found = {name: _round(recall(rows, relevant, 10)) for name, rows in ways.items()}
@@ -219,9 +221,10 @@ def embed_three_ways(embedder: Embedder, texts: Sequence[str]) -> dict[str, Floa
     return {name: _unit(np.concatenate(parts))[places] for name, parts in views.items()}
 
 
-def _search(quantiser: Quantiser, levels: NDArray[np.uint8], queries: Floats) -> NDArray[np.int64]:
-    ids = np.arange(len(levels), dtype=np.uint64)
-    return search_codes(encode_queries(quantiser, queries), pack(levels, quantiser.bits), ids, 40)[1]
+def _search(quantiser: Quantiser, codes: Encoded, queries: Floats) -> NDArray[np.int64]:
+    ids = np.arange(len(codes.levels), dtype=np.uint64)
+    blocks = pack(codes.levels, quantiser.bits)
+    return search_codes(encode_queries(quantiser, queries), blocks, codes.factors, ids, 40)[1]
 
 
 def _targets(rows: Sequence[dict[str, Value]]) -> list[Target]:

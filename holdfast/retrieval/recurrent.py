@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from holdfast.errors import InvalidInput, ShapeError
 from holdfast.kernels.packing import check_bits
-from holdfast.retrieval.quantise import Parameters, check_vectors, make_id
+from holdfast.retrieval.quantise import FACTOR_UNITS, Encoded, Parameters, check_vectors, make_id, to_bytes
 from holdfast.retrieval.quantise_rotated import STEPS
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ SAME_COSINE = 0.95
 SYMMETRIC_WEIGHT = 0.1
 """of the contrast of codes with codes"""
 NUM_ROTATIONS = 20
+MIN_TOLD = 0.1
+"""of a vector's square that its code must tell for its factor to count in training"""
 REGRESSION_WEIGHT = 1000.0
 """of the squared error of the cosines, beside the contrastive loss"""
 
@@ -125,10 +127,9 @@ class RecurrentQuantiser:
         sample = _check_sample(sample, old.code_dim * old.bits, old.bits, "sample")
         if len(old_sample) < len(sample):
             raise ShapeError(f"{len(old_sample)} old vectors for {len(sample)} new ones", param="old_sample")
-        values = 2.0 * old.encode(old_sample[: len(sample)]) - ((1 << old.bits) - 1)
-        return _train(sample, old.code_dim, old.bits, seed, num_steps, values.astype(np.float32))
+        return _train(sample, old.code_dim, old.bits, seed, num_steps, old.encode(old_sample[: len(sample)]))
 
-    def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.uint8]:
+    def encode(self, vectors: NDArray[np.float32]) -> Encoded:
         whole = np.rint(check_vectors(vectors, self.dim, "vectors") * np.float32(UNITS)) - self.mean.astype(np.float32)
         codes = np.zeros((len(whole), self.code_dim), dtype=np.float32)  # odd whole numbers: 2 * level - highest level
         levels = np.zeros(codes.shape, dtype=np.uint8)
@@ -139,7 +140,11 @@ class RecurrentQuantiser:
             is_set = places >= 0
             codes = 2 * codes + np.where(is_set, np.float32(1), np.float32(-1))
             levels = 2 * levels + is_set.astype(np.uint8)
-        return levels
+        read = whole @ self.readout.astype(np.float32) * self.steps
+        told = np.einsum("nj,nj->n", read, codes, dtype=np.float64) * UNITS
+        energy = np.einsum("nj,nj->n", whole, whole, dtype=np.float64)
+        factors = np.where(told > 0, energy / np.where(told > 0, told, 1), 1)
+        return Encoded(levels, to_bytes(factors.astype(np.float32)))
 
     def project(self, queries: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         whole = np.rint(check_vectors(queries, self.dim, "queries") * np.float32(UNITS))
@@ -148,7 +153,7 @@ class RecurrentQuantiser:
 
     def project_symmetric(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return as weights (Q, code_dim) the questions' own codes: what both sides cost when both are binarised."""
-        return 2.0 * self.encode(queries).astype(np.float32) - np.float32((1 << self.bits) - 1)
+        return 2.0 * self.encode(queries).levels.astype(np.float32) - np.float32((1 << self.bits) - 1)
 
     def parameters(self) -> Parameters:
         return {
@@ -182,9 +187,9 @@ def _train(
     bits: int,
     seed: int,
     num_steps: int,
-    old_values: NDArray[np.float32] | None = None,
+    old_codes: Encoded | None = None,
 ) -> RecurrentQuantiser:
-    """Return what is trained on `sample`; `old_values` (N, num_places) are the same texts' codes to stay readable."""
+    """Return what is trained on `sample`; `old_codes` (N, num_places) are the same texts' that must stay readable."""
     import torch  # heavy, and needed where codes are trained only
 
     mean = np.rint(sample.mean(axis=0, dtype=np.float64) * UNITS).astype(np.int16)
@@ -192,7 +197,10 @@ def _train(
     middle = torch.from_numpy(mean.astype(np.float32) / UNITS)
     centred, offsets = vectors - middle, (vectors @ middle)[:, None]
     positives = _nearest_others(vectors)
-    old = None if old_values is None else torch.from_numpy(old_values)
+    old, old_read = None, torch.empty(0)
+    if old_codes is not None:
+        old = torch.from_numpy(2.0 * old_codes.levels.astype(np.float32) - ((1 << bits) - 1))
+        old_read = old * torch.from_numpy(old_codes.factors.astype(np.float32) / FACTOR_UNITS)[:, None]
     axes, backs, forwards, readout = _start(centred, num_places, bits, seed, old)
     trained = [axes, *backs, *forwards, readout]
     for tensor in trained:
@@ -207,12 +215,14 @@ def _train(
         rows = torch.cat([asking, positives[asking]])
         codes = _binarise(centred[rows], axes, backs, forwards)
         true = vectors[asking] @ vectors[rows].T
-        estimates = offsets[asking] + (vectors[asking] @ readout) @ codes.T
+        told = ((centred[rows] @ readout) * codes).sum(dim=1)
+        factors = centred[rows].square().sum(dim=1) / told.clamp(min=MIN_TOLD)
+        estimates = offsets[asking] + (vectors[asking] @ readout) @ codes.T * factors
         loss = _loss(estimates, true, asking, rows)
         scaled = codes / codes.norm(dim=1, keepdim=True)
         loss = loss + SYMMETRIC_WEIGHT * _contrast(scaled[: len(asking)] @ scaled.T, true, asking, rows)
         if old is not None:
-            loss = loss + _loss(offsets[asking] + (vectors[asking] @ readout) @ old[rows].T, true, asking, rows)
+            loss = loss + _loss(offsets[asking] + (vectors[asking] @ readout) @ old_read[rows].T, true, asking, rows)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
