@@ -71,7 +71,7 @@ def test_parameters_make_the_same_quantiser(scheme: str, num_bits: int) -> None:
 def test_ids_tell_parameters_apart() -> None:
     ids = {fitted(scheme, num_bits).id for scheme, num_bits in CASES} | {fitted("mib", 64, num_rows=1999).id}
     assert len(ids) == len(CASES) + 1
-    assert {name.partition(":")[0] for name in ids} == {*SCHEMES} == {"sign", "hadamard", "mib"}
+    assert {name.partition(":")[0] for name in ids} == {*SCHEMES} - {"recurrent"} == {"sign", "hadamard", "mib"}
     assert fitted("mib", 64).id == fitted("mib", 64).id
     array = np.arange(6, dtype="<i4")
     assert make_id("a", {"x": array}) == make_id("a", {"x": array.astype(">i4")}) != make_id("a", {"y": array})
