@@ -39,6 +39,7 @@ PEERS = {
 }
 QUICK_PEERS = ("FAISS RaBitQ", "FAISS PQ96x4")
 NUM_CANDIDATES = 40
+QUERY_SLICE = 256
 
 Rows = NDArray[np.int64]
 
@@ -143,9 +144,14 @@ def _row(corpus: Corpus, codes: str, num_bytes: int, alone: Rows, rescored: Rows
 
 
 def _rescore(corpus: Corpus, found: Rows) -> Rows:
-    """Return the best 10 of the candidates by float vectors."""
-    products = np.einsum("qcd,qd->qc", corpus.texts[found], corpus.queries)
-    return np.take_along_axis(found, np.argsort(-products, axis=1, kind="stable")[:, :10], axis=1)
+    """Return the best 10 of the candidates by float vectors; a slice of questions at a time, for all are 500 MB."""
+    best = np.empty((len(found), 10), dtype=np.int64)
+    for first in range(0, len(found), QUERY_SLICE):
+        part = slice(first, first + QUERY_SLICE)
+        products = np.einsum("qcd,qd->qc", corpus.texts[found[part]], corpus.queries[part])
+        order = np.argsort(-products, axis=1, kind="stable")[:, :10]
+        best[part] = np.take_along_axis(found[part], order, axis=1)
+    return best
 
 
 def _targets(rows: list[dict[str, Value]], num_texts: int) -> list[Target]:

@@ -37,7 +37,7 @@ HOMES = {
     "numba": ("kernels/*",),
     "llvmlite": ("kernels/*",),
     "triton": ("kernels/*_gpu.py",),
-    "torch": ("kernels/*", "retrieval/embed.py", "retrieval/recurrent.py", "serving/engine/*"),
+    "torch": ("kernels/*", "retrieval/embed.py", "retrieval/recurrent_training.py", "serving/engine/*"),
     **dict.fromkeys(["transformers", "tokenizers", "safetensors"], (*EMBEDDING, "serving/engine/*")),
     "jinja2": ("serving/engine/*",),
     "scipy": ("privacy/leakage_linear.py",),
