@@ -31,6 +31,7 @@ TOP_K = 10
 COPY_NOISE = 0.33  # a copy has a cosine of about 0.95 with what it was made from
 QUERY_LIMITS = {1: 24, 2: 15, 4: 15}  # of the whole numbers of a query: small enough for the widest steps of the scan
 STEPS = {1: 2.0, 2: 0.9957, 4: 0.3352}  # of a uniform quantiser of normally distributed numbers; Max (1960)
+OVERSAMPLINGS = (4, 6, 10, 20)
 EF_SEARCH = (16, 32, 64, 128, 256)
 
 
@@ -47,15 +48,19 @@ class Built:
 
 
 def batches_of(vectors: Vectors, num_vectors: int, size: int = 20_000) -> Batches:
-    """Yield `num_vectors` unit-norm vectors: the real ones, then copies of them moved a little, always the same."""
+    """Yield `num_vectors` unit-norm vectors: the real ones, then copies of them moved a little, always the same.
+
+    All batches share one block of noise, each in an order of its own, since drawing it anew would take longest of all.
+    """
+    noise = np.float32(COPY_NOISE * DIM**-0.5) * np.random.default_rng(0).standard_normal((size, DIM), dtype=np.float32)
     for first in range(0, num_vectors, size):
         rows = np.arange(first, min(first + size, num_vectors))
         batch = np.array(vectors[rows % len(vectors)])
         moved = rows >= len(vectors)
         if moved.any():
-            noise = np.random.default_rng(first).standard_normal(batch.shape, dtype=np.float32)
-            batch[moved] += np.float32(COPY_NOISE * DIM**-0.5) * noise[moved]
-            batch /= np.linalg.norm(batch, axis=1, keepdims=True)
+            order = np.random.default_rng(first).permutation(size)[: len(rows)]
+            batch[moved] += noise[order[moved]]
+            batch /= np.sqrt(np.einsum("ij,ij->i", batch, batch))[:, None]
         yield batch
 
 
@@ -83,28 +88,39 @@ def build_scan(bits: int, batches: Batches) -> Built:
     return Built(search, blocks.nbytes + ids.nbytes)
 
 
-def build_index(batches: Batches) -> Built:
-    """Our index as it is served: codes, then candidates rescored from the 8-bit rows of a memory-mapped file."""
+def build_index(batches: Batches, is_fitted: bool = False) -> Built:
+    """Our index: codes, then so many candidates a result rescored from the 8-bit rows of a memory-mapped file.
+
+    With codes that need no fitting, as a new vector store has them, or fitted to the vectors, as the server does later.
+    """
+    from holdfast.kernels.packing import num_code_bytes
     from holdfast.retrieval.index import BinaryIndex
 
     index, first = BinaryIndex(DIM), 0
+    parts = []
     for batch in batches:
-        index.add(np.arange(first, first + len(batch), dtype=np.uint64), batch)
+        ids = np.arange(first, first + len(batch), dtype=np.uint64)
+        index.add(ids, batch)
         first += len(batch)
+        if is_fitted:
+            parts.append((ids, batch))
+    if is_fitted:
+        index = index.refitted(lambda: parts)
+        parts.clear()
     with tempfile.TemporaryDirectory() as folder:
         index.save(Path(folder) / "index")
         loaded = BinaryIndex.load(Path(folder) / "index")
-    code_bytes = DIM // 8 + 8  # codes and ids; rows and scales stay on disk
-    oversampling = {"4x": 4.0, "10x": 10.0, "20x": 20.0, "40x": 40.0}
+    code_bytes = num_code_bytes(index.quantiser.code_dim, index.quantiser.bits) + 1 + 8  # with factor and id
     chosen = [4.0]
 
     def choose(factor: float) -> Callable[[], None]:
         return lambda: chosen.__setitem__(0, factor)
 
     def search(queries: Vectors, threads: int) -> NDArray[np.int64]:
-        return loaded.search(queries, TOP_K, oversampling=chosen[0], num_threads=threads).ids.astype(np.int64)
+        found = loaded.search(queries, TOP_K, oversampling=chosen[0], min_candidates=1, num_threads=threads)
+        return found.ids.astype(np.int64)
 
-    return Built(search, first * code_bytes, [(name, choose(factor)) for name, factor in oversampling.items()])
+    return Built(search, first * code_bytes, [(f"{times}x", choose(times)) for times in OVERSAMPLINGS])
 
 
 def build_faiss_binary(batches: Batches) -> Built:
@@ -287,6 +303,7 @@ BUILDERS: dict[str, Callable[[Batches], Built]] = {
     "holdfast 2 bits": lambda batches: build_scan(2, batches),
     "holdfast 4 bits": lambda batches: build_scan(4, batches),
     "holdfast index": build_index,
+    "holdfast fitted index": lambda batches: build_index(batches, is_fitted=True),
     "faiss IndexBinaryFlat": build_faiss_binary,
     "faiss IndexRaBitQ": lambda batches: build_faiss("RaBitQ", batches),
     "faiss IndexRaBitQFastScan": lambda batches: build_faiss("RaBitQFastScan", batches),
