@@ -241,7 +241,11 @@ def _targets(rows: Sequence[dict[str, Value]]) -> list[Target]:
             continue
         kept = float(row["mapped_found"] or 0) / float(row["old_found"] or 1)
         name = str(row["new_model"])
-        targets.append(Target(f"mapped_{name}", f"{name}: old recall kept, mapped", _round(kept), UPGRADE_MUST, 0.98))
+        what = f"{name}: recall@10 of marked texts kept, mapped"
+        targets.append(Target(f"mapped_{name}", what, _round(kept), UPGRADE_MUST, 0.98))
+        agreed = float(row["mapped_top_10"] or 0) / float(row["old_top_10"] or 1)
+        what = f"{name}: share of the old float top 10 kept, mapped"
+        targets.append(Target(f"agreed_{name}", what, _round(agreed), UPGRADE_MUST, 0.98))
         after = float(row["all_replaced,_of_new_index"] or 0)
         targets.append(Target(f"backfill_{name}", f"{name}: recall after backfill, of a new index", after, 1, 1))
     return targets

@@ -20,7 +20,6 @@ from holdfast.kernels.packing import (
     check_bits,
     num_blocks,
     num_code_bytes,
-    pack,
     read_only,
     unpack,
     unpack_mask,
@@ -95,11 +94,6 @@ def scan_top_k(
     rows = np.full((num_queries, top_k), -1, dtype=np.int64)
     gather_pools(pool_scores, pool_rows, counts, ids, scores, rows)
     return scores, rows
-
-
-def warm_up() -> None:
-    """Compile the kernel, or load what was compiled, ahead of the first scan: seconds, or a fraction of one."""
-    scan_top_k(pack(np.ones((1, 8), dtype=np.bool_)), np.zeros(1, dtype=np.uint64), np.ones((1, 8), dtype=np.int8), 1)
 
 
 def scan_top_k_reference(

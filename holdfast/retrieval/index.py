@@ -263,6 +263,13 @@ class BinaryIndex:
                 stored.verify()
 
 
+def warm_up() -> None:
+    """Compile what adding and searching need, or load what was compiled: seconds, or a fraction of one."""
+    index, vector = BinaryIndex(8), np.eye(1, 8, dtype=np.float32)
+    index.add(np.zeros(1, dtype=np.uint64), vector)
+    index.search(vector, 1)
+
+
 def _as_ids(ids: NDArray[np.uint64], param: str) -> NDArray[np.uint64]:
     array = np.asarray(ids)
     if array.ndim != 1 or (array.size and array.dtype != np.uint64):

@@ -29,7 +29,7 @@ from holdfast.errors import (
     StoreUnavailable,
     Unauthenticated,
 )
-from holdfast.kernels.scan import warm_up
+from holdfast.retrieval.index import warm_up
 from holdfast.serving.api import (
     chat,
     completions,

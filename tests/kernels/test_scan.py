@@ -22,17 +22,6 @@ from holdfast.kernels.scan import NO_SCORE, scan_top_k, scan_top_k_reference
 ROOT = Path(__file__).parents[2]
 
 
-def test_warming_up_compiles_the_kernel() -> None:
-    code = (
-        "from holdfast.kernels.scan import warm_up; warm_up();"
-        "from holdfast.kernels.scan_cpu import scan_bytes;"
-        "from holdfast.kernels.scan_vector import scan_tables;"
-        "print(len(scan_bytes.signatures) + len(scan_tables.signatures))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "1"
-
-
 def make_codes(
     num_rows: int, dim: int, seed: int, bits: int = 1, limit: int = 128
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -408,6 +408,37 @@ def test_an_index_of_parts_equals_the_whole(rng: np.random.Generator) -> None:
     assert len(parts) == 300
 
 
+COMPILE = """
+import sys
+from pathlib import Path
+import numpy as np
+from holdfast.retrieval.index import BinaryIndex, warm_up
+from holdfast.kernels import code_scores_cpu, hadamard_cpu, levels_cpu, rounding_cpu, row_scores_cpu, scan_vector
+from holdfast.kernels import scan_cpu, selection_cpu
+
+kernels = [code_scores_cpu.select_codes, hadamard_cpu.rotate_rows, levels_cpu.level_rows, rounding_cpu.round_into]
+kernels += [row_scores_cpu.select_rows, selection_cpu.gather_pools]
+kernels.append(scan_cpu.scan_bytes if scan_vector.look_up_instruction() is None else scan_vector.scan_tables)
+warm_up()
+print([len(kernel.signatures) for kernel in kernels])
+vectors = np.eye(70, 384, dtype=np.float32)
+index = BinaryIndex(384)
+index.add(np.arange(70, dtype=np.uint64), vectors)
+index.save(Path(sys.argv[1]))
+index = BinaryIndex.load(Path(sys.argv[1]))
+index.search(vectors, 10)
+index.add(np.arange(70, 140, dtype=np.uint64), vectors)
+index.search(vectors, 10, allowed_ids=np.arange(20, 90, dtype=np.uint64))
+print([len(kernel.signatures) for kernel in kernels])
+"""
+
+
+def test_warming_up_compiles_all_that_searches_will_need(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", COMPILE, str(tmp_path / "index")]
+    before, after = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert before == after == str([1] * 7)
+
+
 MEASURE_MEMORY = """
 import sys
 from pathlib import Path
