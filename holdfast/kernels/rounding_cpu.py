@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.kernels.compiled import compiled
-from holdfast.kernels.rounding import LIMIT
 
 
 @compiled
-def round_into(values: NDArray[np.float32], rows: NDArray[np.int8], scales: NDArray[np.float32]) -> None:
+def round_into(values: NDArray[np.float32], limit: np.float32, rows: NDArray[Any], scales: NDArray[np.float32]) -> None:
     """Write the rounded rows and their scales."""
     width = values.shape[1]
-    limit, one = np.float32(LIMIT), np.float32(1)
+    one = np.float32(1)
     whole = np.empty(width, dtype=np.float32)
     for row in range(len(values)):
         largest = np.float32(0)
@@ -27,4 +28,4 @@ def round_into(values: NDArray[np.float32], rows: NDArray[np.int8], scales: NDAr
             value = max(-limit, value)
             whole[column] = min(limit, value)
         for column in range(width):
-            rows[row, column] = np.int8(np.int32(whole[column]))
+            rows[row, column] = np.int32(whole[column])

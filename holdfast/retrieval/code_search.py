@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.kernels.code_scores import best_codes
+from holdfast.kernels.rounding import round_rows
 from holdfast.kernels.scan import scan_top_k
-from holdfast.retrieval.quantise import FACTOR_UNITS, Quantiser, to_integers
+from holdfast.retrieval.quantise import FACTOR_UNITS, Quantiser
 
 COARSE_LIMITS = {1: 40, 2: 40, 4: 17}
 """by bits of a level: largest weights of a scan, so that one look-up of a nibble fits in a byte"""
@@ -42,12 +43,12 @@ class CodeQueries:
 def encode_queries(quantiser: Quantiser, queries: NDArray[np.float32], gain: float = 1.0) -> CodeQueries:
     """Return unit-norm queries (Q, dim) as integers; `gain` multiplies what the codes add up to."""
     weights, offsets = quantiser.project(queries)
-    _, coarse = to_integers(weights, COARSE_LIMITS[quantiser.bits])
-    scales, fine = to_integers(weights, FINE_LIMIT)
+    coarse, _ = round_rows(weights, COARSE_LIMITS[quantiser.bits])
+    fine, scales = round_rows(weights, FINE_LIMIT)
     return CodeQueries(
         quantiser,
-        coarse.astype(np.int8),
-        fine.astype(np.int16),
+        coarse,
+        fine,
         gain / FACTOR_UNITS * scales.astype(np.float64),
         offsets.astype(np.float64),
     )

@@ -141,13 +141,3 @@ def to_bytes(factors: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return factors (N,) in the units that are stored, at least 1 of them and at most 255."""
     stored: NDArray[np.uint8] = np.clip(np.rint(factors * np.float32(FACTOR_UNITS)), 1, 255).astype(np.uint8)
     return stored
-
-
-def to_integers(values: NDArray[np.float32], limit: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the (N,) scales and the whole numbers, within +-limit, that `values` (N, W) are in units of them.
-
-    Every rounding is to nearest, half to even, after one float32 division.
-    """
-    scales = np.abs(values).max(axis=1, initial=0) / np.float32(limit)
-    units = np.where(scales > 0, scales, np.float32(1))
-    return scales, np.clip(np.rint(values / units[:, None]), -limit, limit)

@@ -17,7 +17,7 @@ Source: Cover and Thomas, "Elements of information theory", section 10.3.3; Gong
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -57,6 +57,12 @@ class MibQuantiser:
     axes: NDArray[np.int16]
     steps: NDArray[np.float32]
     counts: NDArray[np.int64]
+    id: str = field(init=False, compare=False)
+    _axes: NDArray[np.float32] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", make_id(self.scheme, self.parameters()))
+        object.__setattr__(self, "_axes", self.axes.astype(np.float32))
 
     @property
     def dim(self) -> int:
@@ -65,10 +71,6 @@ class MibQuantiser:
     @property
     def code_dim(self) -> int:
         return int(self.counts.sum())
-
-    @property
-    def id(self) -> str:
-        return make_id(self.scheme, self.parameters())
 
     @classmethod
     def fit(cls, sample: NDArray[np.float32], *, num_bits: int, seed: int = 0) -> MibQuantiser:
@@ -100,7 +102,7 @@ class MibQuantiser:
 
     def encode(self, vectors: NDArray[np.float32]) -> Encoded:
         vectors = check_vectors(vectors, self.dim, "vectors")
-        axes = self.axes.astype(np.float32)
+        axes = self._axes
         units = self.steps * np.float32(VECTOR_UNITS * AXIS_UNITS)
         middles = self.mean.astype(np.float32) @ axes
         bits = (self.counts[:, None] > np.arange(len(units))).sum(axis=0)
@@ -120,7 +122,7 @@ class MibQuantiser:
 
     def project(self, queries: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         whole = np.rint(check_vectors(queries, self.dim, "queries") * np.float32(VECTOR_UNITS))
-        weights = whole @ self.axes.astype(np.float32) * (self.steps / np.float32(2 * VECTOR_UNITS * AXIS_UNITS))
+        weights = whole @ self._axes * (self.steps / np.float32(2 * VECTOR_UNITS * AXIS_UNITS))
         offsets = whole @ self.mean.astype(np.float32) / np.float32(VECTOR_UNITS**2)
         planes = [weights[:, :count] * np.float32(1 << plane) for plane, count in enumerate(self.counts.tolist())]
         return np.concatenate(planes, axis=1), offsets

@@ -16,7 +16,7 @@ Source: Gan et al., "Binary embedding-based retrieval at Tencent" (BEBR, arXiv 2
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -53,6 +53,10 @@ class RecurrentQuantiser:
     feedback: NDArray[np.int16]
     readout: NDArray[np.int16]
     steps: NDArray[np.float32]
+    id: str = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", make_id(self.scheme, self.parameters()))
 
     @property
     def dim(self) -> int:
@@ -65,10 +69,6 @@ class RecurrentQuantiser:
     @property
     def code_dim(self) -> int:
         return int(self.axes.shape[2])
-
-    @property
-    def id(self) -> str:
-        return make_id(self.scheme, self.parameters())
 
     @classmethod
     def fit(

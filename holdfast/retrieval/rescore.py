@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from holdfast.errors import InvalidInput
 from holdfast.kernels.hadamard import Rotation, rotate
 from holdfast.kernels.rounding import round_rows
-from holdfast.retrieval.quantise import to_integers
 
 MIN_CANDIDATES = 100
 """rescoring so few costs next to nothing, and small `k` need the room most: ties crowd where texts are alike"""
@@ -41,8 +40,7 @@ def encode_rows(vectors: NDArray[np.float32], rotation: Rotation) -> tuple[NDArr
 
 def encode_fine(queries: NDArray[np.float32], rotation: Rotation) -> FineQueries:
     """Return unit-norm queries (Q, dim) as they are compared with rows."""
-    scales, values = to_integers(rotate(queries, rotation), FINE_LIMIT)
-    return FineQueries(values.astype(np.int16), scales)
+    return FineQueries(*round_rows(rotate(queries, rotation), FINE_LIMIT))
 
 
 def num_candidates(k: int, oversampling: float, min_candidates: int = MIN_CANDIDATES) -> int:

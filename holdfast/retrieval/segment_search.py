@@ -65,13 +65,13 @@ def search_segments(
         candidates = find_candidates(scopes, queries[part], wanted, calibrations, num_threads)
         if by_codes:
             columns = np.lexsort((candidates.ids, -candidates.estimates), axis=1)[:, : shape[1]]
-            cosines = np.take_along_axis(candidates.estimates, columns, axis=1)
+            cosines = candidates.estimates[np.arange(len(columns))[:, None], columns]
             found.num_rescored[part] = (candidates.rows >= 0).sum(axis=1)
         else:
             rows, scales, chosen = candidate_rows(scopes, candidates)
             fine = encode_fine(queries[part], rotation)
             best = best_rows(rows, scales, chosen, candidates.ids, candidates.bounds, *fine, top_k=shape[1])
             columns, cosines, found.num_rescored[part] = best
-        found.ids[part] = np.take_along_axis(candidates.ids, columns, axis=1)
+        found.ids[part] = candidates.ids[np.arange(len(columns))[:, None], columns]
         found.scores[part] = np.clip(cosines, -1, 1)
     return found

@@ -15,7 +15,6 @@ from holdfast.retrieval.quantise import (
     load_quantiser,
     make_id,
     to_bytes,
-    to_integers,
 )
 from tests.retrieval.quantiser_cases import SCHEMES as CASES
 from tests.retrieval.quantiser_cases import fitted, text_like_vectors
@@ -108,13 +107,6 @@ def test_a_vector_that_is_not_of_length_one_is_named(bad: float) -> None:
 def test_vectors_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ShapeError):
         check_vectors(np.ones(shape, dtype=np.float32), 8, "vectors")
-
-
-def test_integers_are_the_nearest_and_the_largest_is_the_limit() -> None:
-    values = np.array([[0.5, -1.0, 0.25], [0, 0, 0]], dtype=np.float32)
-    scales, whole = to_integers(values, 4)
-    assert scales.tolist() == [0.25, 0]
-    assert whole.tolist() == [[2, -4, 1], [0, 0, 0]]
 
 
 def test_factors_are_stored_in_a_byte() -> None:
