@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,7 @@ def _draw(record: Record, target: Path, column: Any, label: str) -> None:
     for row in record.rows:
         value = column(row) if row.get("table") == TABLE else None
         if value is not None:
-            family = str(row["system"]).partition(" ef ")[0]
-            family = "holdfast index" if family.startswith("holdfast index") else family
+            family = re.sub(r" (ef )?[0-9]+x?$", "", str(row["system"]))  # without the setting
             families.setdefault(family, []).append((float(value), float(row["recall@10"] or 0)))
     for family, points in families.items():
         marker = "o" if family.startswith("holdfast") else "x"
