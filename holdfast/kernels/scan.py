@@ -34,6 +34,8 @@ Scores = NDArray[np.int32]
 Rows = NDArray[np.int64]
 Scanner = Callable[[int, int, Scores, Rows], None]
 """(first, last, scores, rows): take blocks [first, last) into the (Q, top_k) heaps `scores` and `rows`"""
+Tables = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]
+"""tables, groups and constants as `query_tables.fill_tables` makes them"""
 
 
 def scan_top_k(
@@ -88,6 +90,62 @@ def scan_top_k(
     return _best(scores.swapaxes(0, 1).reshape(shape), rows.swapaxes(0, 1).reshape(shape), ids, top_k)
 
 
+def scan_above(
+    blocks: NDArray[np.uint8],
+    num_rows: int,
+    queries: NDArray[np.int8],
+    thresholds: NDArray[np.int64],
+    *,
+    bits: int = 1,
+) -> Rows:
+    """Return the rows that at least one query scores high enough: thousands of them cost no more than a few.
+
+    Args:
+        blocks: (num_blocks(num_rows), num_code_bytes(dim, bits), 32) codes as `packing.pack` lays them out.
+        queries: (Q, dim) integers, few.
+        thresholds: (Q, num_blocks(num_rows)) int64: of a query's score in each block.
+        bits: of a dimension in a code: 1, 2 or 4.
+
+    Returns:
+        (M,) int64, ascending.
+
+    Cost: as a scan with `top_k` of 1, less the blocks that no query can score high enough. One thread; releases the
+        interpreter lock.
+    Reference: scan_above_reference, equal bit for bit.
+    """
+    from holdfast.kernels.scan_cpu import collect_bytes
+    from holdfast.kernels.scan_vector import collect_tables
+
+    _check_above(blocks, num_rows, queries, thresholds, bits)
+    num_queries, dim = queries.shape
+    padded = np.zeros((num_queries, blocks.shape[1] * 8 // bits), dtype=np.int8)
+    padded[:, :dim] = queries
+    highest = ((1 << bits) - 1) * np.abs(padded.astype(np.int64)).sum(axis=1)
+    rows = np.empty(len(blocks) * BLOCK_SIZE, dtype=np.int64)
+    stored, wanted = _as_stored(blocks), _as_stored(thresholds)
+    made = _make_tables(padded, blocks.shape[1], bits)
+    if made is None:
+        num_found = collect_bytes(stored, num_rows, padded, bits, highest, wanted, rows)
+    else:
+        num_found = collect_tables(stored, num_rows, *made, highest, wanted, rows)
+    return rows[:num_found].copy()
+
+
+def scan_above_reference(
+    blocks: NDArray[np.uint8],
+    num_rows: int,
+    queries: NDArray[np.int8],
+    thresholds: NDArray[np.int64],
+    *,
+    bits: int = 1,
+) -> Rows:
+    """The definition of `scan_above`, in plain NumPy."""
+    _check_above(blocks, num_rows, queries, thresholds, bits)
+    values = 2 * unpack(blocks, num_rows, queries.shape[1], bits).astype(np.int64) - ((1 << bits) - 1)
+    scores = queries.astype(np.int64) @ values.T
+    return np.flatnonzero((scores >= thresholds[:, np.arange(num_rows) // BLOCK_SIZE]).any(axis=0))
+
+
 def warm_up() -> None:
     """Compile the kernel, or load what was compiled, ahead of the first scan: seconds, or a fraction of one."""
     scan_top_k(pack(np.ones((1, 8), dtype=np.bool_)), np.zeros(1, dtype=np.uint64), np.ones((1, 8), dtype=np.int8), 1)
@@ -129,19 +187,29 @@ def _make_scanner(
 
     Empty `masks` allow every row. The first call compiles, or loads what was compiled.
     """
-    from holdfast.kernels.query_tables import fill_tables
     from holdfast.kernels.scan_cpu import scan_bytes
-    from holdfast.kernels.scan_vector import look_up_instruction, scan_tables
+    from holdfast.kernels.scan_vector import scan_tables
+
+    made = _make_tables(queries, blocks.shape[1], bits)
+    if made is None:
+        return partial(scan_bytes, blocks, ids, masks, queries, bits)
+    return partial(scan_tables, blocks, ids, masks, *made)
+
+
+def _make_tables(queries: NDArray[np.int8], num_bytes: int, bits: int) -> Tables | None:
+    """Return the tables of queries that are padded to whole bytes; None where processor or queries do not allow any."""
+    from holdfast.kernels.query_tables import fill_tables
+    from holdfast.kernels.scan_vector import look_up_instruction
 
     num_queries = len(queries)
     if look_up_instruction() is not None:
         for num_parts in (1, 2):
-            tables = np.empty((num_parts * num_queries, blocks.shape[1], 2, 16), dtype=np.uint8)
+            tables = np.empty((num_parts * num_queries, num_bytes, 2, 16), dtype=np.uint8)
             groups = np.empty(num_parts * num_queries, dtype=np.int64)
             constants = np.empty(num_queries, dtype=np.int64)
             if fill_tables(queries, bits, tables, groups, constants):
-                return partial(scan_tables, blocks, ids, masks, tables, groups, constants)
-    return partial(scan_bytes, blocks, ids, masks, queries, bits)
+                return tables, groups, constants
+    return None
 
 
 def _best(scores: Scores, rows: Rows, ids: NDArray[np.uint64], top_k: int) -> tuple[Scores, Rows]:
@@ -181,3 +249,19 @@ def check_scan(
         raise ShapeError(f"top_k must be at least 1, not {top_k}", param="top_k")
     if allowed is not None and (allowed.shape != expected[:1] or allowed.dtype != np.uint32):
         raise ShapeError(f"allowed must be {expected[:1]} uint32, not {allowed.shape} {allowed.dtype}", param="allowed")
+
+
+def _check_above(
+    blocks: NDArray[np.uint8], num_rows: int, queries: NDArray[np.int8], thresholds: NDArray[np.int64], bits: int
+) -> None:
+    check_bits(bits)
+    if queries.ndim != 2 or queries.dtype != np.int8:
+        raise ShapeError(f"queries must be (Q, dim) int8, not {queries.shape} {queries.dtype}", param="queries")
+    expected = (num_blocks(num_rows), num_code_bytes(queries.shape[1], bits), BLOCK_SIZE)
+    if blocks.shape != expected or blocks.dtype != np.uint8:
+        raise ShapeError(f"blocks must be {expected} uint8, not {blocks.shape} {blocks.dtype}", param="blocks")
+    wanted = (len(queries), len(blocks))
+    if thresholds.shape != wanted or thresholds.dtype != np.int64:
+        raise ShapeError(
+            f"thresholds must be {wanted} int64, not {thresholds.shape} {thresholds.dtype}", param="thresholds"
+        )

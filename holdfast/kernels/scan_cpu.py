@@ -61,6 +61,46 @@ def scan_bytes(
 
 
 @compiled
+def collect_bytes(
+    blocks: NDArray[np.uint8],
+    num_rows: int,
+    queries: NDArray[np.int8],
+    bits: int,
+    highest: NDArray[np.int64],
+    thresholds: NDArray[np.int64],
+    rows: NDArray[np.int64],
+) -> int:
+    """Write to `rows` which rows one query scores at least its block's threshold; return how many.
+
+    A block is passed over where no query, whose best score is `highest`, can reach a threshold.
+    """
+    num_queries, num_bytes = len(queries), blocks.shape[1]
+    tables = np.zeros((num_queries, num_bytes, 256), dtype=np.int16)
+    constants = np.empty(num_queries, dtype=np.int64)
+    for query in range(num_queries):
+        constants[query] = -((1 << bits) - 1) * fill_table(tables[query], queries[query], bits)
+    masks = np.empty(0, dtype=np.uint32)
+    num_found = 0
+    for block in range(len(blocks)):
+        passed = np.uint32(0)
+        for query in range(num_queries):
+            if thresholds[query, block] > highest[query]:
+                continue
+            for lane in range(BLOCK_SIZE):
+                total = np.int64(0)
+                for byte in range(num_bytes):
+                    total += tables[query, byte, blocks[block, byte, lane]]
+                if 2 * total + constants[query] >= thresholds[query, block]:
+                    passed |= np.uint32(1) << np.uint32(lane)
+        passed &= block_mask(masks, num_rows, block)
+        for lane in range(BLOCK_SIZE):
+            if (passed >> lane) & 1:
+                rows[num_found] = block * BLOCK_SIZE + lane
+                num_found += 1
+    return num_found
+
+
+@compiled
 def fill_table(table: NDArray[np.int16], query: NDArray[np.int8], bits: int) -> int:
     """Set table[byte, value] to the sum of level times query in that byte; return the sum of the whole query."""
     total = 0

@@ -293,3 +293,52 @@ def scan_tables(
                                 total = HIGH_WEIGHT * total + sums[own + 1, lane & 1, lane >> 1]
                             row = block * BLOCK_SIZE + lane
                             offer(scores[query + place], rows[query + place], ids, 2 * total + constant, row)
+
+
+@compiled
+def collect_tables(
+    blocks: NDArray[np.uint8],
+    num_rows: int,
+    tables: NDArray[np.uint8],
+    groups: NDArray[np.int64],
+    constants: NDArray[np.int64],
+    highest: NDArray[np.int64],
+    thresholds: NDArray[np.int64],
+    rows: NDArray[np.int64],
+) -> int:
+    """As `scan_cpu.collect_bytes`, from the tables of the queries."""
+    num_queries = len(constants)
+    num_parts = len(tables) // num_queries
+    block_bytes = blocks.shape[1] * BLOCK_SIZE
+    group = 8
+    for table in range(len(tables)):
+        group = min(group, groups[table])
+    sums = np.empty((len(tables), 2, 16), dtype=np.uint16)
+    least = np.empty(num_queries, dtype=np.int64)
+    masks = np.empty(0, dtype=np.uint32)
+    codes_at, tables_at, sums_at = blocks.ctypes.data, tables.ctypes.data, sums.ctypes.data
+    num_found = 0
+    for block in range(len(blocks)):
+        is_open = False
+        for query in range(num_queries):
+            is_open |= thresholds[query, block] <= highest[query]
+            least[query] = max(0, (thresholds[query, block] - constants[query] + 1) >> 1)
+        if not is_open:
+            continue
+        sum_block(codes_at + block * block_bytes, blocks.shape[1], tables_at, len(tables), group, sums_at)
+        passed = np.uint32(0)
+        for query in range(num_queries):
+            if thresholds[query, block] > highest[query]:
+                continue
+            if num_parts == 1:
+                passed |= passing_single(sums_at + 64 * query, least[query])
+            else:
+                passed |= passing_double(sums_at + 128 * query, least[query])
+        passed &= block_mask(masks, num_rows, block)
+        if passed == 0:
+            continue
+        for lane in range(BLOCK_SIZE):
+            if (passed >> lane) & 1:
+                rows[num_found] = block * BLOCK_SIZE + lane
+                num_found += 1
+    return num_found

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from holdfast.errors import ShapeError
 from holdfast.kernels import scan, scan_cpu, scan_vector
-from holdfast.kernels.packing import pack, pack_mask
-from holdfast.kernels.scan import NO_SCORE, scan_top_k, scan_top_k_reference
+from holdfast.kernels.packing import pack, pack_mask, unpack
+from holdfast.kernels.scan import NO_SCORE, scan_above, scan_above_reference, scan_top_k, scan_top_k_reference
 
 ROOT = Path(__file__).parents[2]
 
@@ -237,3 +237,55 @@ print(fill_table(table, np.arange(8, dtype=np.int8), 1), table[0, 6])
         check=False,
     )
     assert done.stdout.split() == ["28", "3"], done.stderr
+
+
+@settings(max_examples=80)
+@given(
+    num_rows=st.one_of(st.sampled_from([0, 1, 31, 32, 33]), st.integers(0, 300)),
+    dim=st.sampled_from([1, 15, 60, 128, 384]),
+    bits=st.sampled_from([1, 2, 4]),
+    limit=st.sampled_from([1, 7, 31, 128]),
+    is_vector=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+def test_rows_above_thresholds_equal_the_definition(
+    num_rows: int, dim: int, bits: int, limit: int, is_vector: bool, seed: int
+) -> None:
+    blocks, _, queries = make_codes(num_rows, dim, seed, bits, limit)
+    queries = queries[:5]
+    values = 2 * unpack(blocks, num_rows, dim, bits).astype(np.int64) - (2**bits - 1)
+    rng = np.random.default_rng(seed)
+    scores = (queries.astype(np.int64) @ values.T).ravel() if num_rows else np.zeros(1, dtype=np.int64)
+    thresholds = rng.choice(scores, (len(queries), len(blocks))) + rng.integers(0, 2)
+    extremes = rng.random(thresholds.shape)
+    thresholds[extremes < 0.2] = 2**62
+    thresholds[extremes > 0.95] = -(2**62)
+    with pytest.MonkeyPatch.context() as patch:
+        if not is_vector:
+            patch.setattr(scan_vector, "look_up_instruction", lambda: None)
+        found = scan_above(blocks, num_rows, queries, thresholds, bits=bits)
+    np.testing.assert_array_equal(found, scan_above_reference(blocks, num_rows, queries, thresholds, bits=bits))
+
+
+def test_a_block_out_of_reach_is_not_read_and_one_in_reach_gives_all_its_rows() -> None:
+    blocks, _, _ = make_codes(96, 16, 0)
+    query = np.ones((1, 16), dtype=np.int8)
+    thresholds = np.array([[-16, 17, -16]])
+    np.testing.assert_array_equal(scan_above(blocks, 96, query, thresholds), [*range(32), *range(64, 96)])
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "queries", "thresholds"),
+    [
+        (33, np.ones((1, 16), dtype=np.int8), np.zeros((1, 1), dtype=np.int64)),
+        (32, np.ones((1, 16), dtype=np.int16), np.zeros((1, 1), dtype=np.int64)),
+        (32, np.ones((1, 16), dtype=np.int8), np.zeros((1, 2), dtype=np.int64)),
+        (32, np.ones((1, 16), dtype=np.int8), np.zeros((1, 1), dtype=np.int32)),
+    ],
+)
+def test_thresholds_and_codes_that_do_not_fit_are_refused(
+    num_rows: int, queries: np.ndarray, thresholds: np.ndarray
+) -> None:
+    blocks, _, _ = make_codes(32, 16, 0)
+    with pytest.raises(ShapeError):
+        scan_above(blocks, num_rows, queries, thresholds)
