@@ -29,6 +29,7 @@ from holdfast.serving.engine.protocol import (
     Quote,
     Reading,
     ReadReport,
+    RetrievalEngine,
     Sampling,
     Source,
     TokenLogprob,
@@ -172,6 +173,10 @@ class Answerer:
         if prompt is None and not question.strip():
             raise InvalidInput("there is no question: no user turn has text", param="messages")
         reading = reading or Reading()
+        if (reading.kv or reading.kv_budget) and not isinstance(self._engine, RetrievalEngine):
+            raise InvalidInput(
+                "only the hf engine has a KV cache to choose for; leave kv and kv_budget out", param="kv"
+            )
         if reading != Reading() and reading.mode != "sequence" and not isinstance(self._engine, DocumentEngine):
             raise InvalidInput("sets and prewarming need the hf engine; leave mode and prewarm out", param="mode")
         if reading.is_prewarm and search is None:

@@ -46,7 +46,7 @@ from holdfast.serving.api import (
 from holdfast.serving.api.errors import ErrorResponse, error_body, make_error, to_invalid_input
 from holdfast.serving.api_keys import ApiKeys
 from holdfast.serving.config import Settings
-from holdfast.serving.engine.protocol import DocumentEngine
+from holdfast.serving.engine.protocol import DocumentEngine, RetrievalEngine
 from holdfast.serving.exposure import check_host
 from holdfast.serving.limits import Gate
 from holdfast.serving.metrics import Metrics
@@ -148,6 +148,8 @@ async def _run_service(app: FastAPI) -> AsyncIterator[None]:
     state.service.observe_search = state.metrics.search_seconds.observe
     if isinstance(state.service.engine, DocumentEngine):
         state.metrics.watch_documents(state.service.engine.document_cache)
+    if isinstance(state.service.engine, RetrievalEngine):
+        state.metrics.watch_retrieval(state.service.engine)
     state.service.ingestion.start()
     warming = asyncio.create_task(asyncio.to_thread(warm_up))  # else the first search would wait for the compiler
     try:

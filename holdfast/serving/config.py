@@ -46,6 +46,15 @@ class Settings(BaseSettings):
     document_cache_disk_bytes: int = Field(
         8 * 2**30, ge=0, description="`hf`: disk for the same, in the data directory; 0 keeps nothing there."
     )
+    kv: Literal["full", "retrieval"] = Field(
+        "full", description="`hf`: decode over the whole KV cache, or over what each head retrieves from a long one."
+    )
+    kv_budget: int = Field(1024, ge=1, description="`hf`: keys that each head reads exactly, with retrieval.")
+    kv_memory_bytes: int = Field(
+        4 * 2**30,
+        ge=0,
+        description="`hf`: memory for keys and values of one request with retrieval; more goes to disk.",
+    )
     embedding_model: str = Field(
         "all-MiniLM-L6-v2", description="sentence-transformers folder or hub name; the default is bundled."
     )

@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from holdfast.serving.engine.document_cache import DocumentCache
+from holdfast.serving.engine.protocol import RetrievalEngine
 from holdfast.serving.limits import Gate
 
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -78,6 +79,10 @@ class Metrics:
         """Show what the document cache holds and how it did."""
         self.registry.register(_DocumentCacheCollector(cache))
 
+    def watch_retrieval(self, engine: RetrievalEngine) -> None:
+        """Show what KV retrieval does."""
+        self.registry.register(_RetrievalCollector(engine))
+
     def count_tokens(self, model: str, *, prompt: int, completion: int = 0) -> None:
         """Add one request's tokens."""
         self.tokens.labels(model, "prompt").inc(prompt)
@@ -118,3 +123,25 @@ class _DocumentCacheCollector(Collector):
                 value=files.num_failed_writes,
             )
         yield from (reads, size, evictions)
+
+
+class _RetrievalCollector(Collector):
+    """Asks the engine when it is scraped. Divided by the decisions, sums are the means of finished requests."""
+
+    def __init__(self, engine: RetrievalEngine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        totals = self._engine.kv_totals()
+        for name, text, value in (
+            ("decisions", "KV heads times layers times steps decoded with retrieval.", totals.num_decisions),
+            ("retrievals", "Decisions in which keys were chosen anew.", totals.num_retrievals),
+            ("sampled_mass", "Sum over decisions: attention with keys known by a sample only.", totals.sampled_mass),
+            ("error", "Sum over decisions: relative standard error of attention's weights.", totals.error),
+        ):
+            yield CounterMetricFamily(f"holdfast_kv_{name}", text, value=value)
+        size = GaugeMetricFamily("holdfast_kv_bytes", "Bytes held for retrieval by kind.", labels=["kind"])
+        size.add_metric(["index"], totals.index_bytes)
+        size.add_metric(["memory"], totals.memory_bytes)
+        size.add_metric(["disk"], totals.disk_bytes)
+        yield size

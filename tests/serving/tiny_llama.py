@@ -15,7 +15,9 @@ TEXT = [
 ]
 
 
-def make_tiny_llama(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE) -> Path:
+def make_tiny_llama(
+    folder: Path, *, chat_template: str | None = CHAT_TEMPLATE, context_len: int = 1024
+) -> Path:
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -39,7 +41,7 @@ def make_tiny_llama(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE) 
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=1024,
+        max_position_embeddings=context_len,
         initializer_range=0.3,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

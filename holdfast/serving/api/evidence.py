@@ -7,6 +7,7 @@ and where it stands in the file, and every passage that was found, with its scor
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from holdfast.serving.answer import Citation, Done, Finished, Searched
@@ -92,6 +93,7 @@ def report_object(report: ReadReport) -> dict[str, Any]:
         "prefilled_tokens": report.prefilled_tokens,
         "cache_hits": len(report.found) - len(misses),
         "cache_misses": {reason: misses.count(reason) for reason in sorted(set(misses))},
+        **({"kv": asdict(report.kv)} if report.kv else {}),
     }
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from holdfast.errors import InvalidInput, NotFound
 from holdfast.serving.answer import FileSearch
 from holdfast.serving.api.schemas import HybridSearch, RequestModel, StoreIds
-from holdfast.serving.engine.protocol import Mode, Reading, Sampling
+from holdfast.serving.engine.protocol import Kv, Mode, Reading, Sampling
 
 StopString = Annotated[str, Field(min_length=1)]
 ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"]
@@ -78,6 +78,8 @@ class ReadingOptions(RequestModel):
     mode: Mode | None = None
     document_temperature: float | None = Field(None, gt=0, le=10)
     document_scale: float | None = Field(None, gt=0, le=10)
+    kv: Kv | None = None
+    kv_budget: int | None = Field(None, ge=1)
 
 
 class CacheOptions(RequestModel):
@@ -113,6 +115,8 @@ def to_reading(options: ReadingOptions | None, cache: CacheOptions | None) -> Re
         document_temperature=options.document_temperature or default.document_temperature,
         document_scale=options.document_scale or default.document_scale,
         is_prewarm=bool(cache and cache.prewarm),
+        kv=options.kv,
+        kv_budget=options.kv_budget,
     )
 
 

@@ -19,7 +19,7 @@ def _make_extract(settings: Settings, embedder: Embedder) -> Engine:
 
 
 def _make_hf(settings: Settings, embedder: Embedder) -> Engine:
-    from holdfast.serving.engine.hf import make_hf_engine
+    from holdfast.serving.engine.hf import KvDefaults, make_hf_engine
 
     if settings.model is None:
         raise InvalidInput("the hf engine needs a model: set --model to a folder or a hub name", param="model")
@@ -30,6 +30,7 @@ def _make_hf(settings: Settings, embedder: Embedder) -> Engine:
         device=settings.device,
         document_cache=DocumentCache(settings.document_cache_memory_bytes, files),
         secret=read_secret(settings.data_dir / "document-cache.key"),
+        kv=KvDefaults(settings.kv, settings.kv_budget, settings.kv_memory_bytes, settings.data_dir),
     )
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from holdfast.errors import ContextTooLong, HoldfastError, InvalidInput
 from holdfast.serving.engine.document_cache import DocumentCache
 from holdfast.serving.engine.hf_prompt import PromptEncoder
+from holdfast.serving.engine.hf_retrieval import RetrievalReader
 from holdfast.serving.engine.hf_set import SetReader
 from holdfast.serving.engine.hf_worker import Job, Worker
-from holdfast.serving.engine.protocol import DEFAULT_MAX_TOKENS, Delta, EngineRequest, Mode
+from holdfast.serving.engine.kv_retrieval import KvOptions, KvStats, can_retrieve
+from holdfast.serving.engine.protocol import DEFAULT_MAX_TOKENS, Delta, EngineRequest, Kv, Mode
 from holdfast.serving.engine.set_attention import MAX_DOCUMENT_LEN, SetModel, can_read_sets
 from holdfast.serving.engine.set_prompt import SetEncoder, SetPrompt
 from holdfast.serving.prompts import prompt_messages
@@ -21,6 +24,17 @@ MAX_ROWS = 16
 """choices decoded at once"""
 TRAINED_FOR_SETS = "holdfast_set_mode"
 """true in the config.json of models that were trained in set mode: mode `auto` is `set` for them"""
+
+
+@dataclass(frozen=True, slots=True)
+class KvDefaults:
+    """How requests are decoded that do not say it themselves."""
+
+    kv: Kv = "full"
+    budget: int = 1024
+    memory_bytes: int = 4 * 2**30
+    folder: Path | None = None
+    """for what needs more memory; None keeps everything in memory"""
 
 
 class HfEngine:
@@ -37,8 +51,12 @@ class HfEngine:
         max_rows: int = MAX_ROWS,
         document_cache: DocumentCache | None = None,
         secret: bytes = b"",
+        kv: KvDefaults | None = None,
     ) -> None:
-        """`document_cache` keeps what set mode has read, under names made with `secret`; None keeps nothing."""
+        """`document_cache` keeps what set mode has read, under names made with `secret`; None keeps nothing.
+
+        `kv` says how requests are decoded that do not say it themselves; None reads all of the cache.
+        """
         self.name = name
         self.document_cache = document_cache or DocumentCache(0)
         config = model.config.get_text_config()
@@ -50,10 +68,14 @@ class HfEngine:
         self._is_trained_for_sets = bool(getattr(model.config, TRAINED_FOR_SETS, False))
         sets = SetReader(SetModel(model), self.document_cache, secret) if can_read_sets(model) else None
         self._can_read_sets = sets is not None
+        self._kv = kv or KvDefaults()
+        self._retrieval = None
+        if sets is not None and can_retrieve(model):
+            self._retrieval = RetrievalReader(model, self._kv.memory_bytes, self._kv.folder)
         eos = model.generation_config.eos_token_id
         eos_ids = [eos] if isinstance(eos, int) else list(eos or [])
         eos_ids = [token_id for token_id in [*eos_ids, tokenizer.eos_token_id] if token_id is not None]
-        self._worker = Worker(model, tokenizer, frozenset(eos_ids), max_rows, sets)
+        self._worker = Worker(model, tokenizer, frozenset(eos_ids), max_rows, sets, self._retrieval)
 
     def count_tokens(self, text: str) -> int:
         return len(self._prompts.encode_plain(text))
@@ -117,7 +139,35 @@ class HfEngine:
                 f"but the model's context holds {self.context_len}",
                 param="prompt" if request.prompt is not None else "messages",
             )
-        return Job(request, mode, prompt, self._max_tokens(request, num_prompt_tokens))
+        return Job(request, mode, prompt, self._max_tokens(request, num_prompt_tokens), self._kv_options(request, mode))
+
+    def _kv_options(self, request: EngineRequest, mode: Mode) -> KvOptions | None:
+        """Return how to retrieve, or None where the whole cache is read."""
+        reading = request.reading
+        if (reading.kv or self._kv.kv) == "full":
+            return None
+        if self._retrieval is None or mode != "sequence":
+            if reading.kv is None:
+                return None  # the server's wish, where it can be
+            raise InvalidInput(
+                "kv 'retrieval' needs a model with rotary embedding and full attention in every layer, and mode "
+                "'sequence'",
+                param="kv",
+            )
+        is_sealed = any(source.is_sealed for source in request.sources)
+        return self._retrieval.options(reading.kv_budget or self._kv.budget, is_sealed=is_sealed)
+
+    def kv_totals(self) -> KvStats:
+        """Return what retrieval did since the start, and the bytes that running requests hold."""
+        totals = KvStats()
+        if self._retrieval is not None:
+            totals.add(self._retrieval.totals)
+        for sequence in self._worker.retrieving:
+            held = sequence.report()
+            totals.index_bytes += held.index_bytes
+            totals.memory_bytes += held.memory_bytes
+            totals.disk_bytes += held.disk_bytes
+        return totals
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[Delta]:
         job = await asyncio.to_thread(self._checked_job, request)
@@ -154,14 +204,19 @@ class HfEngine:
 
 
 def make_hf_engine(
-    model: str, *, device: str | None = None, document_cache: DocumentCache | None = None, secret: bytes = b""
+    model: str,
+    *,
+    device: str | None = None,
+    document_cache: DocumentCache | None = None,
+    secret: bytes = b"",
+    kv: KvDefaults | None = None,
 ) -> HfEngine:
     """Load a causal language model and its tokenizer.
 
     Args:
         model: a folder, or a hub name (downloaded, or from the local cache when offline).
         device: torch device; CUDA when there is one, else the CPU, when None. float32 on the CPU, else as stored.
-        document_cache, secret: see `HfEngine`.
+        document_cache, secret, kv: see `HfEngine`.
 
     Raises:
         InvalidInput: it cannot be loaded, or cannot be decoded in a batch.
@@ -178,4 +233,4 @@ def make_hf_engine(
     if getattr(loaded, "_is_stateful", False):
         raise InvalidInput(f"language model {model!r} is recurrent, which this engine cannot batch", param="model")
     name = Path(model).resolve().name if Path(model).exists() else model
-    return HfEngine(loaded.to(chosen), tokenizer, name, document_cache=document_cache, secret=secret)
+    return HfEngine(loaded.to(chosen), tokenizer, name, document_cache=document_cache, secret=secret, kv=kv)

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from holdfast.serving.engine.document_cache import HITS, CacheKeys, DocumentCache, DocumentKV, Found
+from holdfast.serving.engine.kv_retrieval import RetrievalSequence
 from holdfast.serving.engine.protocol import Mode, Reading, ReadReport
 from holdfast.serving.engine.set_attention import SetModel, SetSequence
 from holdfast.serving.engine.set_prompt import Document, SetPrompt
@@ -22,8 +23,8 @@ from holdfast.serving.engine.set_prompt import Document, SetPrompt
 if TYPE_CHECKING:
     import torch
 
-Streams = list[SetSequence]
-"""the sequences of one choice: one over a set, or one for each document of a mixture"""
+Streams = Sequence[SetSequence | RetrievalSequence]
+"""the sequences of one choice: one over a set or with retrieval, or one for each document of a mixture"""
 
 
 class SetBatch:
@@ -31,24 +32,26 @@ class SetBatch:
 
     def __init__(self, model: SetModel) -> None:
         self._model = model
-        self._rows: list[Streams] = []
+        self.rows: list[Streams] = []
 
-    def add(self, streams: Streams, num_rows: int) -> None:
-        """Add `num_rows` choices that go on from `streams`."""
-        self._rows += [[sequence.fork() for sequence in streams] for _ in range(num_rows)]
+    def add(self, streams: Streams, num_rows: int) -> list[Streams]:
+        """Add `num_rows` choices that go on from `streams`, which the first of them takes; return theirs."""
+        made = [streams, *([sequence.fork() for sequence in streams] for _ in range(num_rows - 1))]
+        self.rows += made
+        return made
 
     def step(self, token_ids: Sequence[int]) -> torch.Tensor:
         """Append one token to each choice; return the (rows, vocab) float32 logits of the next, on the CPU."""
         import torch
 
-        flat = [sequence for streams in self._rows for sequence in streams]
-        repeated = [token_id for streams, token_id in zip(self._rows, token_ids, strict=True) for _ in streams]
+        flat = [sequence for streams in self.rows for sequence in streams]
+        repeated = [token_id for streams, token_id in zip(self.rows, token_ids, strict=True) for _ in streams]
         each = iter(self._model.step(flat, repeated))
-        return torch.stack([mixed(torch.stack([next(each) for _ in streams])) for streams in self._rows])
+        return torch.stack([mixed(torch.stack([next(each) for _ in streams])) for streams in self.rows])
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all choices but these."""
-        self._rows = [self._rows[row] for row in rows]
+        self.rows = [self.rows[row] for row in rows]
 
 
 class SetReader:

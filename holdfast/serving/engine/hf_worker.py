@@ -11,14 +11,17 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import EngineError, HoldfastError
 from holdfast.serving.engine.document_cache import HITS, DocumentKV, Found
 from holdfast.serving.engine.hf_batch import DecodeBatch
+from holdfast.serving.engine.hf_retrieval import RetrievalReader
 from holdfast.serving.engine.hf_sampling import Sampler, make_sampler
 from holdfast.serving.engine.hf_set import SetBatch, SetReader
 from holdfast.serving.engine.hf_stream import ChoiceStream
+from holdfast.serving.engine.kv_retrieval import KvOptions, RetrievalSequence
 from holdfast.serving.engine.protocol import Delta, EngineRequest, Mode, ReadReport
 from holdfast.serving.engine.set_prompt import SetPrompt
 
@@ -35,6 +38,8 @@ class Job:
     """`set`, `sequence` or `mixture`"""
     prompt: list[int] | SetPrompt
     max_tokens: int
+    kv: KvOptions | None = None
+    """how to retrieve; None reads all of the cache"""
     emit: Callable[[Delta | HoldfastError], None] = lambda item: None
     is_cancelled: bool = False
 
@@ -47,11 +52,15 @@ class Row:
     sampler: Sampler
     stream: ChoiceStream
     token_id: int = -1
+    finish: Callable[[], ReadReport] | None = None
+    """says, in the end, how it was decoded"""
 
     def take(self, logits: torch.Tensor) -> None:
         """Choose the next token from (vocab,) logits and send what it shows."""
         self.token_id = self.sampler.choose(logits)
         delta = self.stream.push(self.token_id, logits)
+        if delta.finish_reason and self.finish is not None:
+            self.job.emit(Delta(report=self.finish()))
         if delta.text or delta.finish_reason:
             self.job.emit(delta)
 
@@ -91,15 +100,23 @@ class Worker:
         eos_ids: tokens that end an answer.
         max_rows: choices decoded at once; no job may have more.
         sets: reads sets and mixtures with the same model, or None.
+        retrieval: starts sequences with KV retrieval, which the steps of sets decode; None without `sets`.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, eos_ids: frozenset[int], max_rows: int, sets: SetReader | None
+        self,
+        model: Any,
+        tokenizer: Any,
+        eos_ids: frozenset[int],
+        max_rows: int,
+        sets: SetReader | None,
+        retrieval: RetrievalReader | None,
     ) -> None:
         self.max_rows = max_rows
         self._tokenizer = tokenizer
         self._eos_ids = eos_ids
         self._sets = sets
+        self._retrieval = retrieval
         self._wakeup = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._is_closing = False
@@ -131,6 +148,12 @@ class Worker:
     def rows(self) -> list[Row]:
         """The choices being decoded."""
         return [row for kind in ("sequence", "set") if kind in self._lanes for row in self._lanes[kind].rows]
+
+    @property
+    def retrieving(self) -> list[RetrievalSequence]:
+        """The sequences being decoded with retrieval."""
+        streams = [] if self._sets is None else list(self._set_batch.rows)
+        return [sequence for row in streams for sequence in row if isinstance(sequence, RetrievalSequence)]
 
     def _run(self) -> None:
         """The worker: admit, step, until closed."""
@@ -178,7 +201,9 @@ class Worker:
         if job.is_cancelled:
             return
         num_rows = job.request.sampling.n
-        if isinstance(job.prompt, list):
+        if isinstance(job.prompt, list) and job.kv is not None:
+            rows, logits, report = self._start_retrieval(job, job.prompt, job.kv)
+        elif isinstance(job.prompt, list):
             rows = self._add_rows(job)  # first, so that a failing prefill reaches this request too
             logits = self._sequences.prefill(job.prompt, num_rows)
             report = ReadReport("sequence", "none", len(job.prompt))
@@ -206,6 +231,19 @@ class Worker:
         for row in rows:
             row.take(logits)
 
+    def _start_retrieval(
+        self, job: Job, prompt_ids: list[int], options: KvOptions
+    ) -> tuple[list[Row], torch.Tensor, ReadReport]:
+        retrieval = self._retrieval
+        assert retrieval is not None
+        sequence, logits = retrieval.start(prompt_ids, job.max_tokens, options)
+        report = ReadReport("sequence", "none", len(prompt_ids))
+        rows = self._add_rows(job)
+        for row, (stream,) in zip(rows, self._set_batch.add([sequence], len(rows)), strict=True):
+            assert isinstance(stream, RetrievalSequence)
+            row.finish = partial(_finish, retrieval, stream, report)
+        return rows, logits, report
+
     def _add_rows(self, job: Job) -> list[Row]:
         sampling = job.request.sampling
         rows = [
@@ -216,7 +254,7 @@ class Worker:
             )
             for choice in range(sampling.n)
         ]
-        self._lanes[job.mode].rows += rows
+        self._lanes["set" if job.kv else job.mode].rows += rows
         return rows
 
     def _fail_all(self, error: EngineError) -> None:
@@ -232,3 +270,7 @@ class Worker:
             lane.clear()
         for job in jobs.values():
             job.emit(error)
+
+
+def _finish(retrieval: RetrievalReader, sequence: RetrievalSequence, report: ReadReport) -> ReadReport:
+    return replace(report, kv=retrieval.finish(sequence))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from holdfast.serving.engine.document_cache import DocumentCache
+    from holdfast.serving.engine.kv_retrieval import KvStats
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls"]
@@ -22,6 +23,9 @@ Mode = Literal["auto", "set", "sequence", "mixture"]
 is `set` for models trained for it, else `sequence`"""
 Guarantee = Literal["bitwise", "exact-math", "none"]
 """what the order of passages can change: not one bit; rounding only; everything"""
+
+Kv = Literal["full", "retrieval"]
+"""what decoding reads of the KV cache: all of it, or what each head retrieves"""
 
 DEFAULT_MAX_TOKENS = 512
 """tokens of an answer where the request names no limit and the context leaves room for them"""
@@ -87,6 +91,27 @@ class Reading:
     """read the passages into the cache, and answer nothing"""
     has_logits: bool = False
     """report the first token's logits"""
+    kv: Kv | None = None
+    """None: as the server is set"""
+    kv_budget: int | None = None
+    """keys that each head reads exactly, with retrieval; None: as the server is set"""
+
+
+@dataclass(frozen=True, slots=True)
+class KvReport:
+    """What retrieval did in decoding one request; means are over layers, heads and steps."""
+
+    budget: int
+    trigger_rate: float
+    """share of decisions, one for each KV head, layer and step, in which keys were chosen anew"""
+    sampled_mass: float
+    """mean share of attention that lies with keys known by a sample only"""
+    error: float
+    """mean standard error of the sum of attention's weights, relative"""
+    index_bytes: int
+    memory_bytes: int
+    """of keys and values in memory"""
+    disk_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +132,8 @@ class ReadReport:
     """where each document was, or why it was missing; see `document_cache.Found`"""
     first_logits: tuple[float, ...] = ()
     """of the first token, where `Reading.has_logits` asked for them"""
+    kv: KvReport | None = None
+    """once a choice decoded with retrieval is finished"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,4 +228,13 @@ class DocumentEngine(Engine, Protocol):
 
     def count_context_tokens(self, request: EngineRequest) -> int:
         """Return how much of the context the prompt takes; a set takes as much as its longest document may."""
+        ...
+
+
+@runtime_checkable
+class RetrievalEngine(Engine, Protocol):
+    """An engine that can decode with KV retrieval."""
+
+    def kv_totals(self) -> KvStats:
+        """Return what retrieval did since the start, and the bytes that running requests hold."""
         ...

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.errors import InvalidInput
 from holdfast.kernels.attention import set_attention
 from holdfast.serving.engine.document_cache import DocumentKV
+from holdfast.serving.engine.kv_retrieval import RetrievalSequence
 
 if TYPE_CHECKING:
     import torch
@@ -99,7 +100,7 @@ class SetModel:
         from transformers.masking_utils import sdpa_mask
 
         def attention(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> tuple[Any, None]:
-            sequences: Sequence[SetSequence] | None = options.pop("sequences", None)
+            sequences: Sequence[SetSequence | RetrievalSequence] | None = options.pop("sequences", None)
             if sequences is None:
                 return sdpa_attention_forward(module, query, key, value, mask, **options)
             output = query.new_zeros(query.transpose(1, 2).shape)  # (B, T, num_heads, head_dim)
@@ -167,7 +168,7 @@ class SetModel:
         sequence.temperature, sequence.document_scale = temperature, document_scale
         return sequence, self._forward([sequence], [token_ids])[0]
 
-    def step(self, sequences: Sequence[SetSequence], token_ids: Sequence[int]) -> torch.Tensor:
+    def step(self, sequences: Sequence[SetSequence | RetrievalSequence], token_ids: Sequence[int]) -> torch.Tensor:
         """Append one token to each sequence; return the (rows, vocab) float32 logits of the next, on the CPU."""
         import torch
 
@@ -226,7 +227,9 @@ class SetModel:
         own = torch.empty(shape, dtype=self.model.dtype, device=self.model.device)
         return SetSequence(prefix, documents, position, own)
 
-    def _forward(self, sequences: Sequence[SetSequence], token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
+    def _forward(
+        self, sequences: Sequence[SetSequence | RetrievalSequence], token_ids: Sequence[Sequence[int]]
+    ) -> torch.Tensor:
         """Read new tokens, equally many for each sequence; return the last ones' (rows, vocab) logits on the CPU."""
         import torch
 

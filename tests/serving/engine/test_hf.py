@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from holdfast.errors import ContextTooLong, EngineError, InvalidInput
-from holdfast.serving.engine.hf import HfEngine, make_hf_engine
-from holdfast.serving.engine.protocol import EngineRequest
-from tests.serving.engine.requests import collect, make_request
+from holdfast.serving.engine.hf import HfEngine, KvDefaults, make_hf_engine
+from holdfast.serving.engine.protocol import EngineRequest, Kv, Reading
+from tests.serving.engine.requests import collect, make_request, make_source
+from tests.serving.tiny_llama import make_tiny_llama
 
 QUESTIONS = ["Who built the bridge?", "The tower", "When? " * 30, "a", "by the river, in the year 1932 it was"]
 
@@ -192,3 +195,60 @@ async def test_closing_fails_what_is_running_and_what_comes_after(tiny_llama: Pa
 def test_a_folder_without_a_model_is_refused_plainly(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="cannot load language model"):
         make_hf_engine(str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def long_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HfEngine]:
+    folder = make_tiny_llama(tmp_path_factory.mktemp("long-llama"), context_len=16384)
+    engine = make_hf_engine(str(folder), device="cpu", kv=KvDefaults("retrieval", budget=64))
+    yield engine
+    asyncio.run(engine.close())
+
+
+def with_kv(request: EngineRequest, kv: Kv | None, kv_budget: int | None = None) -> EngineRequest:
+    return replace(request, reading=Reading(kv=kv, kv_budget=kv_budget))
+
+
+LONG_TEXT = "".join(f"The tower {row} was built in {1000 + row} by the river. " for row in range(560))
+
+
+async def test_a_long_prompt_is_decoded_with_retrieval_and_says_so(long_engine: HfEngine) -> None:
+    request = make_request(prompt=LONG_TEXT, temperature=0.0, max_tokens=6)
+    assert long_engine.count_prompt_tokens(request) > 8192 + 600
+    before = long_engine.kv_totals()
+    full = await collect(long_engine, with_kv(request, "full"))
+    retrieved = await collect(long_engine, request)
+    assert full.num_tokens() == retrieved.num_tokens() == 6
+    assert not any(delta.report for delta in full.deltas)
+    reports = [delta.report.kv for delta in retrieved.deltas if delta.report and delta.report.kv]
+    assert len(reports) == 1
+    report = reports[0]
+    assert report.budget == 64
+    assert 0 < report.trigger_rate <= 1
+    assert 0 < report.sampled_mass < 1
+    assert 0 < report.index_bytes < report.memory_bytes / 16
+    totals = long_engine.kv_totals()
+    assert totals.num_decisions - before.num_decisions == 2 * 2 * 5  # the first token comes from the prompt's logits
+    assert totals.memory_bytes == 0  # nothing runs any more
+
+
+async def test_a_budget_of_the_whole_cache_gives_the_text_of_full_decoding(long_engine: HfEngine) -> None:
+    request = make_request(prompt=LONG_TEXT, temperature=0.0, max_tokens=6, n=2)
+    full = await collect(long_engine, with_kv(request, "full"))
+    retrieved = await collect(long_engine, with_kv(request, "retrieval", 100_000))
+    assert [retrieved.text(choice) for choice in range(2)] == [full.text(choice) for choice in range(2)]
+
+
+async def test_short_prompts_with_retrieval_read_everything(long_engine: HfEngine, hf_engine: HfEngine) -> None:
+    requests = [make_request(question, temperature=0.0, max_tokens=8) for question in QUESTIONS[:3]]
+    expected = [(await collect(long_engine, with_kv(request, "full"))).text() for request in requests]
+    together = await asyncio.gather(*(collect(long_engine, with_kv(request, "retrieval")) for request in requests))
+    assert [streamed.text() for streamed in together] == expected
+
+
+async def test_sets_are_not_decoded_with_retrieval(long_engine: HfEngine) -> None:
+    request = make_request(sources=[make_source("The bridge was built by the city.")], max_tokens=4)
+    by_default = replace(request, reading=Reading(mode="set"))
+    assert (await collect(long_engine, by_default)).finish_reasons()
+    with pytest.raises(InvalidInput, match="retrieval"):
+        long_engine.check(replace(request, reading=Reading(mode="set", kv="retrieval")))

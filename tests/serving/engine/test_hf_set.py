@@ -181,7 +181,7 @@ async def test_thirty_two_requests_share_one_copy(tiny_llama: Path) -> None:
     while not all(answer.done() for answer in answers):
         pointers = {
             (kv.tensor.data_ptr(), kv.num_bytes)
-            for streams in list(engine._worker._set_batch._rows)
+            for streams in list(engine._worker._set_batch.rows)
             for sequence in streams
             for kv in sequence.documents
         }
