@@ -15,9 +15,7 @@ TEXT = [
 ]
 
 
-def make_tiny_llama(
-    folder: Path, *, chat_template: str | None = CHAT_TEMPLATE, context_len: int = 1024
-) -> Path:
+def make_tiny_llama(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE, context_len: int = 1024) -> Path:
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

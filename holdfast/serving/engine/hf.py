@@ -35,6 +35,8 @@ class KvDefaults:
     memory_bytes: int = 4 * 2**30
     folder: Path | None = None
     """for what needs more memory; None keeps everything in memory"""
+    break_even: int = 16_384
+    """cold tokens below which all of them are read"""
 
 
 class HfEngine:
@@ -71,7 +73,7 @@ class HfEngine:
         self._kv = kv or KvDefaults()
         self._retrieval = None
         if sets is not None and can_retrieve(model):
-            self._retrieval = RetrievalReader(model, self._kv.memory_bytes, self._kv.folder)
+            self._retrieval = RetrievalReader(model, self._kv.memory_bytes, self._kv.folder, self._kv.break_even)
         eos = model.generation_config.eos_token_id
         eos_ids = [eos] if isinstance(eos, int) else list(eos or [])
         eos_ids = [token_id for token_id in [*eos_ids, tokenizer.eos_token_id] if token_id is not None]

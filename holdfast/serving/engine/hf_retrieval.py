@@ -20,18 +20,21 @@ class RetrievalReader:
         model: a loaded model whose attention function takes sequences (`SetModel`).
         memory_bytes: of cold keys and values of one request; what needs more lies on disk.
         folder: for that; None keeps everything in memory.
+        break_even: cold tokens below which all of them are read.
     """
 
-    def __init__(self, model: Any, memory_bytes: int, folder: Path | None) -> None:
+    def __init__(self, model: Any, memory_bytes: int, folder: Path | None, break_even: int) -> None:
         self.totals = KvStats()
         self._model = model
         self._memory_bytes = memory_bytes
         self._folder = folder
+        self._break_even = break_even
         self._angles = make_angles(model)
 
     def options(self, budget: int, *, is_sealed: bool) -> KvOptions:
         """Return how one request is decoded; of sealed texts nothing lies on disk."""
-        return KvOptions(budget, self._memory_bytes, None if is_sealed else self._folder)
+        folder = None if is_sealed else self._folder
+        return KvOptions(budget, self._memory_bytes, folder, break_even=self._break_even)
 
     def start(
         self, prompt_ids: Sequence[int], max_new_tokens: int, options: KvOptions

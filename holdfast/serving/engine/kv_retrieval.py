@@ -56,7 +56,7 @@ class KvOptions:
     """None: always in memory"""
     similarity: float = 0.8
     """mean cosine of queries below which heads retrieve anew"""
-    break_even: int = 8192
+    break_even: int = 16_384
     """cold tokens below which reading all of them costs less than choosing"""
 
 

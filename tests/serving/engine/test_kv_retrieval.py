@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from holdfast.kernels.kv_scan import GROUP_SIZE
-from holdfast.serving.engine.hf_retrieval import RetrievalReader
 from holdfast.serving.engine import kv_retrieval
+from holdfast.serving.engine.hf_retrieval import RetrievalReader
 from holdfast.serving.engine.kv_retrieval import (
     NUM_SINKS,
     KvOptions,
@@ -69,7 +69,7 @@ def decode(
     model: SetModel, options: KvOptions, new_ids: list[int], length: int = PROMPT_LEN
 ) -> tuple[RetrievalSequence, torch.Tensor]:
     """Feed `new_ids` behind a prompt; return the sequence and the logits behind each of them."""
-    reader = RetrievalReader(model.model, options.memory_bytes, options.folder)
+    reader = RetrievalReader(model.model, options.memory_bytes, options.folder, options.break_even)
     sequence, _ = reader.start(prompt(length), len(new_ids), options)
     return sequence, torch.cat([model.step([sequence], [token_id]) for token_id in new_ids])
 
@@ -116,7 +116,7 @@ def test_a_small_budget_stays_near_and_a_larger_one_nearer(model: SetModel) -> N
         divergences[budget] = kl(logits, exact)
         assert 0 < sequence.report().sampled_mass / sequence.report().num_decisions < 1
     window_only = decode(model, replace(SMALL, budget=1), new_ids)[1]
-    assert divergences[256] < divergences[16] < 0.02
+    assert 4 * divergences[256] < divergences[16] < 0.1
     assert kl(window_only, exact) > divergences[256]
 
 
