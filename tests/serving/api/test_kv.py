@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -10,7 +11,7 @@ import pytest
 
 from holdfast.serving.app import create_app
 from holdfast.serving.config import Settings
-from holdfast.serving.engine.hf import KvDefaults, make_hf_engine
+from holdfast.serving.engine import hf
 from holdfast.serving.service import Service
 from tests.serving.conftest import HashEmbedder
 from tests.serving.tiny_llama import make_tiny_llama
@@ -19,12 +20,13 @@ LONG_TEXT = "".join(f"The tower {row} was built in {1000 + row} by the river. " 
 
 
 @pytest.mark.slow
-async def test_a_request_chooses_how_the_cache_is_read(tmp_path: Path, hash_embedder: HashEmbedder) -> None:
+async def test_a_request_chooses_how_the_cache_is_read(
+    tmp_path: Path, hash_embedder: HashEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = make_tiny_llama(tmp_path / "model", context_len=4096)
-    settings = Settings(data_dir=tmp_path / "data", engine="hf", model=str(folder))
+    settings = Settings(data_dir=tmp_path / "data", engine="hf", model=str(folder), device="cpu")
+    monkeypatch.setattr(hf, "KvDefaults", partial(hf.KvDefaults, break_even=256))
     service = await asyncio.to_thread(Service, settings, embedder=hash_embedder)  # type: ignore[arg-type]
-    await service.engine.close()
-    service.engine = make_hf_engine(str(folder), device="cpu", kv=KvDefaults(break_even=256))
     app = create_app(settings, service)
     transport = httpx.ASGITransport(app)
     body = {"model": service.engine.name, "input": LONG_TEXT, "max_output_tokens": 16, "temperature": 0}

@@ -229,7 +229,11 @@ async def test_a_long_prompt_is_decoded_with_retrieval_and_says_so(long_engine: 
     assert 0 < report.index_bytes < report.memory_bytes / 16
     totals = long_engine.kv_totals()
     assert totals.num_decisions - before.num_decisions == 2 * 2 * 5  # the first token comes from the prompt's logits
-    assert totals.memory_bytes == 0  # nothing runs any more
+    for _ in range(100):  # the worker lets go before its next step
+        if not long_engine.kv_totals().memory_bytes:
+            break
+        await asyncio.sleep(0.05)
+    assert long_engine.kv_totals().memory_bytes == long_engine.kv_totals().index_bytes == 0
 
 
 async def test_a_budget_of_the_whole_cache_gives_the_text_of_full_decoding(long_engine: HfEngine) -> None:
