@@ -1,4 +1,4 @@
-"""Committed results to the tables in README and docs.
+"""Committed results to the tables in README, docs and the model card.
 
 A page asks for a table by a pair of comments; what stands between them is generated, never typed:
 
@@ -29,7 +29,7 @@ MARKED = re.compile(
 
 def pages() -> list[Path]:
     """Return the Markdown pages that may hold tables."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+    return [ROOT / "README.md", ROOT / "holdfast/reader/README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 
 
 def render_page(text: str) -> str:

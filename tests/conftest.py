@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from benchmarks.corpora import EVAL_DATA
 from holdfast.retrieval.embed import Embedder, make_embedder
+from holdfast.serving.engine.spans import SpanReader, make_span_reader
 from tests.untrusted_stores import (  # noqa: F401 - fixtures
     milvus_client,
     object_stores,
@@ -79,3 +80,9 @@ def eval_data() -> Path:
 def embedder() -> Embedder:
     """The bundled embedding model, loaded once."""
     return make_embedder(device="cpu")
+
+
+@pytest.fixture(scope="session")
+def span_reader() -> SpanReader:
+    """The bundled span reader, loaded once."""
+    return make_span_reader()

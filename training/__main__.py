@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
+import shutil
 from pathlib import Path
 
 from training.sizes import SIZES, Size
 
 RUNS = Path("training-runs")
-STAGES = ("tokenizer", "data", "pretrain", "anneal", "evaluate", "export", "plot", "spans", "export-spans")
+STAGES = (
+    *("tokenizer", "data", "pretrain", "anneal", "evaluate", "export", "plot"),
+    *("preferences", "dpo"),
+    *("spans", "export-spans"),
+)
+PREFERRED = ("facts", "real questions")
+"""the kinds of context that preferences are made of"""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -27,6 +35,10 @@ def main(arguments: list[str] | None = None) -> None:
         _evaluate(folder, size, options)
     elif options.stage == "export":
         _export(folder, size, options)
+    elif options.stage == "preferences":
+        _make_preferences(folder, size, options)
+    elif options.stage == "dpo":
+        _train_preferences(folder, size, options)
     elif options.stage == "plot":
         from training.plot import plot
 
@@ -70,7 +82,8 @@ def _train(folder: Path, size: Size, options: argparse.Namespace) -> None:
     from training.train import Machine, anneal_step, train
 
     until = anneal_step(size) if options.stage == "pretrain" else size.num_steps
-    machine = Machine(options.device, options.threads, options.workers - 1, options.compile, options.rows)
+    rows_a_pass = options.rows or (4 if options.device == "cpu" else 64)
+    machine = Machine(options.device, options.threads, options.workers - 1, options.compile, rows_a_pass)
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     print(f"step {train(folder, size, tokenizer, machine, seed=options.seed, until=until)} of {size.num_steps}")
 
@@ -87,6 +100,35 @@ def _evaluate(folder: Path, size: Size, options: argparse.Namespace) -> None:
     (folder / f"evaluation.{step}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     for row in rows:
         print(row)
+
+
+def _make_preferences(folder: Path, size: Size, options: argparse.Namespace) -> None:
+    from training.mixture import draw_context
+    from training.preferences import make_preferences, save_preferences
+    from training.tokenizer import load_tokenizer
+    from training.train import load_checkpoint
+
+    drawn = (
+        draw_context(random.Random(f"{options.seed}/preferences/{number}"), size.phases[-1])
+        for number in itertools.count()
+    )
+    contexts = itertools.islice((each for each in drawn if each.kind in PREFERRED), options.contexts or 400)
+    model = load_checkpoint(folder, size)[0].to(options.device)
+    made = make_preferences(model, load_tokenizer(folder / "tokenizer.json"), contexts, options.seed)
+    print(f"{save_preferences(folder / 'preferences.jsonl', made)} pairs in {folder / 'preferences.jsonl'}")
+
+
+def _train_preferences(folder: Path, size: Size, options: argparse.Namespace) -> None:
+    from training.dpo import save, train_preferences
+    from training.preferences import load_preferences
+    from training.train import load_checkpoint
+
+    model, step = load_checkpoint(folder, size)
+    model = model.to(options.device)
+    losses = train_preferences(model, load_preferences(folder / "preferences.jsonl"), options.seed)
+    save(folder / "dpo", model, step)
+    shutil.copy(folder / "tokenizer.json", folder / "dpo" / "tokenizer.json")
+    print(f"loss of each pass {', '.join(f'{loss:.4f}' for loss in losses)}; go on with --run {folder / 'dpo'}")
 
 
 def _export(folder: Path, size: Size, options: argparse.Namespace) -> None:
@@ -109,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=1, help="of one process")
     parser.add_argument("--workers", type=int, default=1, help="processes, this one included")
-    parser.add_argument("--rows", type=int, default=64, help="most full rows in one pass over the model")
+    parser.add_argument("--rows", type=int, help="most full rows in one pass over the model; 4 on a CPU, else 64")
     parser.add_argument("--compile", action="store_true", help="torch.compile; worth its minutes on a GPU only")
     parser.add_argument("--contexts", type=int, help="how many contexts to learn from, to show or to evaluate on")
     return parser

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from holdfast.serving.engine.set_attention import MAX_DOCUMENT_LEN
 from training.contexts import NONE, Asked, Context
 from training.tokenizer import ANSWER, DOCUMENT, END, END_DOCUMENT, END_QUESTION, PAD, QUESTION
 
 Mode = Literal["set", "sequential", "plain"]
-TAIL_POSITION = 512
-"""where every tail begins in set mode, and the most tokens of a document (L_max)"""
+TAIL_POSITION = MAX_DOCUMENT_LEN
+"""where every tail begins in set mode"""
 ROW_MULTIPLE = 64
 PADDING = -(2**15)
 """the segment of what pads a row"""
@@ -70,19 +71,25 @@ def encode_answer(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def encode(
-    context: Context, tokenizer: Tokenizer, mode: Mode, max_tokens: int, *, read_weight: float = 0.1
+    context: Context,
+    tokenizer: Tokenizer,
+    mode: Mode,
+    max_tokens: int,
+    *,
+    read_weight: float = 0.1,
+    question_weight: float = 0.1,
 ) -> Row:
     """Return a row of at most `max_tokens`: questions and what answers them stay, other documents go first.
 
     Where not even one question fits beside its documents, the row is their beginning as plain text.
 
     Args:
-        read_weight: of documents and questions in the loss; answers and plain text weigh 1.
+        read_weight, question_weight: of documents and of questions in the loss; answers and plain text weigh 1.
     """
     end = special(tokenizer, END)
     if mode == "plain":
         text = tokenizer.encode("\n\n".join(context.documents), add_special_tokens=False).ids[: max_tokens - 1]
-        return _pack([[*text, end]], [], [], mode, 1.0)
+        return _pack([[*text, end]], [], [], mode, 1.0, 1.0)
     documents = [encode_document(tokenizer, text) for text in context.documents]
     tails, read = [], []
     for asked in context.asked:
@@ -100,11 +107,16 @@ def encode(
             needed = {row for asked in context.asked[: len(tails)] for row in asked.evidence}
             if not tails:
                 return encode(context, tokenizer, "plain", max_tokens)
-    return _pack([documents[row] for row in rows], tails, read, mode, read_weight)
+    return _pack([documents[row] for row in rows], tails, read, mode, read_weight, question_weight)
 
 
 def _pack(
-    documents: Sequence[list[int]], tails: Sequence[list[int]], read: Sequence[int], mode: Mode, read_weight: float
+    documents: Sequence[list[int]],
+    tails: Sequence[list[int]],
+    read: Sequence[int],
+    mode: Mode,
+    read_weight: float,
+    question_weight: float,
 ) -> Row:
     parts = [*documents, *tails]
     segments = [*range(len(documents)), *range(-1, -len(tails) - 1, -1)]
@@ -115,7 +127,7 @@ def _pack(
         start = tail_position if row >= len(documents) else 0 if mode == "set" else position
         positions.append(np.arange(start, start + len(ids)))
         position += len(ids)
-        weight = np.full(len(ids), read_weight)
+        weight = np.full(len(ids), read_weight if row < len(documents) else question_weight)
         if row >= len(documents):
             weight[read[row - len(documents)] :] = 1.0
         weight[0] = 0.0

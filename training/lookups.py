@@ -1,4 +1,5 @@
-"""Tasks that only ask where something stands: keys and values, needles, chains of variables, counted words.
+"""Tasks that only ask where something stands: keys and values, lists to go on with, needles, chains of variables,
+counted words.
 
 Source: the recall tasks of Arora et al., "Zoology" (arXiv 2312.04927), and Hsieh et al., "RULER" (arXiv 2404.06654);
 the keys are those of Liu et al., "Lost in the Middle" (arXiv 2307.03172).
@@ -34,6 +35,20 @@ def make_pairs(rng: random.Random, num_pairs: int, num_documents: int) -> Contex
             holder = next(row for row, text in enumerate(documents) if f'"{key}":' in text)
             asked.append(Asked(f'"{key}"', pairs[key], (holder,)))
     return Context("pairs", documents, asked)
+
+
+def make_continuations(rng: random.Random, num_documents: int) -> Context:
+    """Return lists of names and values; a question begins one of them, and its answer is the rest.
+
+    Every token of an answer but the first stands behind the one before it in a document, so this teaches copying, and
+    with it looking up, sooner than facts do, whose answers are short.
+    """
+    lists = [[names.KINDS[kind](rng) for kind in rng.sample(sorted(names.KINDS), k=5)] for _ in range(num_documents)]
+    asked = []
+    for row in rng.sample(range(num_documents), k=min(num_documents, NUM_QUESTIONS)):
+        shown = rng.randint(1, 2)
+        asked.append(Asked(", ".join(lists[row][:shown]), ", ".join(lists[row][shown:]), (row,)))
+    return Context("continuations", [", ".join(held) for held in lists], asked)
 
 
 def make_needles(rng: random.Random, fillers: list[str], num_needles: int) -> Context:

@@ -44,7 +44,8 @@ class Mixture:
             mode = "plain"
         size = phase.max_sequential_tokens if mode == "sequential" else phase.max_tokens
         context = shuffled(context, rng)
-        return encode(context, self._tokenizer, mode, size, read_weight=phase.read_weight)
+        weights = {"read_weight": phase.read_weight, "question_weight": phase.question_weight}
+        return encode(context, self._tokenizer, mode, size, **weights)
 
 
 def draw_context(rng: random.Random, phase: Phase) -> Context:
@@ -59,6 +60,8 @@ def draw_context(rng: random.Random, phase: Phase) -> Context:
     if kind == "pairs":
         num_pairs = rng.randint(num_documents, max(num_documents, phase.max_tokens // 40))
         return lookups.make_pairs(rng, num_pairs, num_pairs if rng.random() < 0.5 else num_documents)
+    if kind == "continuations":
+        return lookups.make_continuations(rng, num_documents)
     if kind == "chains":
         return lookups.make_chains(rng, rng.randint(1, 3), rng.randint(2, 4), num_documents)
     if kind == "counted words":

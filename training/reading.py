@@ -56,9 +56,9 @@ class RealQuestions:
         dataset = rng.choices(list(SHARES), list(SHARES.values()))[0]
         asking = rng.choice(self._asking[dataset])
         questions = rng.sample(asking.questions, k=min(len(asking.questions), num_questions))
-        is_missing = rng.random() < unanswerable
         answers = [answer for question in questions for answer in question.answers]
         others = self._distractors.find(questions[0].text, answers, num_documents, besides=asking.passage.name)
+        is_missing = rng.random() < unanswerable and bool(others)
         shown = [asking.passage, *others[: num_documents - 1]] if not is_missing else others[:num_documents]
         texts = [_shown(passage, rng) for passage in shown]
         held = _padded(asking.passage.text)

@@ -33,7 +33,9 @@ class Phase:
     shares: dict[str, float]
     """how often each kind of context is drawn"""
     read_weight: float = 0.1
-    """of documents and questions in the loss, where answers weigh 1"""
+    """of documents in the loss, where answers weigh 1"""
+    question_weight: float = 0.1
+    """of questions: a name that is half said is found in the documents, which is half of looking it up"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +75,16 @@ LOOKUPS = {"two hops": 0.06, "pairs": 0.09, "needles": 0.04, "chains": 0.03, "co
 ALL = {"facts": 0.36, **LOOKUPS, "cloze": 0.2, "real questions": 0.12, "plain text": 0.08}
 LAST = {"facts": 0.22, **LOOKUPS, "cloze": 0.1, "real questions": 0.4, "plain text": 0.04}
 CURRICULUM = (
-    Phase(0.15, 512, 512, _EASY, FIRST, read_weight=0.02),
+    Phase(0.15, 512, 512, _EASY, FIRST, read_weight=0.02, question_weight=0.5),
     Phase(0.6, 1024, 1024, _MIDDLE, ALL),
     Phase(0.8, 2048, 4096, _WIDE, ALL),
     Phase(1.0, 2048, 4096, _WIDE, LAST),
 )
 SMALL_CURRICULUM = (
-    Phase(0.6, 256, 256, _EASY, {"facts": 0.8, "pairs": 0.2}, read_weight=0.02),
-    Phase(0.85, 384, 384, _FEW, {"facts": 0.75, "pairs": 0.2, "plain text": 0.05}, read_weight=0.05),
+    Phase(0.1915, 256, 256, _EASY, {"facts": 0.8, "pairs": 0.2}, read_weight=0.02, question_weight=0.02),
+    Phase(0.2974, 256, 256, _EASY, {"facts": 0.8, "pairs": 0.2}, read_weight=0.02, question_weight=0.5),
+    Phase(0.75, 256, 256, _EASY, {"facts": 0.5, "pairs": 0.1, "continuations": 0.4}, 0.02, 0.5),
+    Phase(0.9, 384, 384, _FEW, {"facts": 0.75, "pairs": 0.2, "plain text": 0.05}, read_weight=0.05),
     Phase(1.0, 512, 512, _FEW, {"facts": 0.6, "pairs": 0.1, "cloze": 0.1, "real questions": 0.2}),
 )
 MICRO_CURRICULUM = (
@@ -93,7 +97,7 @@ SIZES = {
     for size in (
         Size("r-30m", 8192, 512, 9, 8, 4, 64, 1408, CURRICULUM, 2_000, 524_288, 1e-3),
         Size("r-8m", 8192, 256, 8, 4, 2, 64, 688, CURRICULUM, 2_400, 524_288, 1e-3),
-        Size("cpu-3m", 4096, 192, 6, 3, 3, 64, 512, SMALL_CURRICULUM, 4_400, 8_192, 1e-3),
+        Size("cpu-3m", 4096, 192, 6, 3, 3, 64, 512, SMALL_CURRICULUM, 2_400, 4_096, 1e-3),
         Size("micro", 512, 32, 2, 2, 1, 16, 64, MICRO_CURRICULUM, 12, 1_024, 1e-3, warmup_steps=4, log_every=2),
     )
 }

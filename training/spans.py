@@ -22,6 +22,7 @@ from torch import Tensor, distributed
 
 from holdfast.retrieval.embed import load_bundled_encoder
 from holdfast.serving.engine.span_model import SpanNetwork, make_span_network, store_span_network
+from holdfast.serving.engine.spans import WEIGHTS
 from training.span_examples import SpanExample, SpanExamples
 
 
@@ -171,10 +172,10 @@ def _work(rank: int, folder: Path, config: SpanConfig, device: str, until: int) 
 
 
 def export_spans(folder: Path, target: Path | None) -> Path:
-    """Write the checkpoint's weights, rounded to bfloat16, to `target` or beside the checkpoint."""
+    """Write the checkpoint's weights, rounded to bfloat16, where the package looks for them or to `target`."""
     network = make_span_network(load_bundled_encoder()[0])
     _restore(folder / "checkpoint.pt", network, None)
-    path = target or folder / "spans.safetensors"
+    path = target or WEIGHTS
     path.parent.mkdir(parents=True, exist_ok=True)
     store_span_network(network, path)
     return path

@@ -11,12 +11,11 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from holdfast.serving.engine.prompt_formats import ANSWER, DOCUMENT, END_DOCUMENT, END_QUESTION, QUESTION
 from training.contexts import NONE
 
 PAD, END = "<pad>", "<end>"
-DOCUMENT, END_DOCUMENT = "<doc>", "</doc>"
-QUESTION, END_QUESTION = "<q>", "</q>"
-ANSWER, QUOTE, END_QUOTE = "<ans>", "<quote>", "</quote>"
+QUOTE, END_QUOTE = "<quote>", "</quote>"
 SPECIAL = (PAD, END, DOCUMENT, END_DOCUMENT, QUESTION, END_QUESTION, ANSWER, NONE, QUOTE, END_QUOTE)
 
 

@@ -307,6 +307,8 @@ class Answerer:
                     )
         if prompt_tokens is None:
             prompt_tokens = await asyncio.to_thread(self._engine.count_prompt_tokens, request)
+        if "is_answered" in extra:
+            extra["is_answered"] = any(choice.text.strip() != NOT_IN_FILES for choice in choices)
         yield Done(prompt_tokens, sum(choice.num_tokens for choice in choices), extra, report)
 
     async def _decline(self, request: EngineRequest, extra: dict[str, Any]) -> AsyncGenerator[AnswerEvent]:

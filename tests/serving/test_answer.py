@@ -15,6 +15,7 @@ from holdfast.serving.collection_search import Ranking
 from holdfast.serving.engine.extract import ExtractEngine
 from holdfast.serving.engine.hf import HfEngine, make_hf_engine
 from holdfast.serving.engine.protocol import Message, Sampling
+from holdfast.serving.engine.spans import SpanReader
 from holdfast.serving.prompts import NO_FILES, NOT_IN_FILES
 from tests.serving.answering import SEARCH, ListRetriever, answer
 from tests.serving.engine.requests import make_source
@@ -87,6 +88,18 @@ async def test_below_the_threshold_the_files_do_not_say(extract: ExtractEngine, 
             assert [choice.text for choice in got.finished] == [NOT_IN_FILES] * n
             assert all(choice.citations == () and choice.finish_reason == "stop" for choice in got.finished)
             assert got.done.extra["is_answered"] is False
+
+
+async def test_an_engine_that_finds_no_answer_says_so_without_citations(
+    embedder: Embedder, span_reader: SpanReader
+) -> None:
+    engine = ExtractEngine(embedder, span_reader)
+    got = await answer(engine, ListRetriever(SOURCES), "Who wrote the opera about the king of Sweden?")
+    assert got.searched.sources == tuple(SOURCES)
+    assert got.text == NOT_IN_FILES
+    assert got.finished[0].citations == ()
+    assert got.done.extra["is_answered"] is False
+    assert (await answer(engine, ListRetriever(SOURCES), QUESTION)).done.extra["is_answered"] is True
 
 
 async def test_a_threshold_of_the_request_replaces_the_servers(extract: ExtractEngine) -> None:

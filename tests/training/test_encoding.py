@@ -83,8 +83,9 @@ def test_positions_do_not_tell_the_order_of_a_set(tokenizer: Tokenizer) -> None:
 
 
 def test_answers_weigh_most_and_the_first_of_a_segment_nothing(tokenizer: Tokenizer) -> None:
-    row = encode(CONTEXT, tokenizer, "set", 512, read_weight=0.25)
-    assert set(row.weights.tolist()) == {0.0, 0.25, 1.0}
+    row = encode(CONTEXT, tokenizer, "set", 512, read_weight=0.25, question_weight=0.5)
+    assert set(row.weights.tolist()) == {0.0, 0.25, 0.5, 1.0}
+    assert set(row.weights[row.segments >= 0].tolist()) == {0.0, 0.25}
     heavy = row.ids[row.weights == 1.0].tolist()
     assert tokenizer.decode(heavy, skip_special_tokens=False) == "1932<end><none><end>"
     firsts = np.flatnonzero(np.diff(row.segments, prepend=99))

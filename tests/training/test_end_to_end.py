@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,9 +12,16 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from holdfast.serving.engine.hf import make_hf_engine
+from holdfast.serving.engine.hf_prompt import PromptEncoder
+from holdfast.serving.engine.prompt_formats import MarkedFormat
+from holdfast.serving.engine.set_prompt import SetEncoder
+from holdfast.serving.prompts import NOT_IN_FILES
+from tests.serving.engine.requests import collect, make_request, make_source
 from training.__main__ import main
+from training.contexts import NONE
 from training.decode import answer, read_documents
-from training.encoding import encode_document, encode_question
+from training.encoding import TAIL_POSITION, encode_document, encode_question
 from training.mixture import Mixture
 from training.sizes import SIZES, make_model
 from training.tokenizer import load_tokenizer
@@ -77,6 +86,7 @@ def test_the_export_generates_what_the_checkpoint_generates(run: Path, tokenizer
     exported = AutoModelForCausalLM.from_pretrained(run / "export")
     assert type(exported).__name__ == "LlamaForCausalLM"
     assert exported.dtype == torch.bfloat16
+    assert exported.config.holdfast_set_mode is True
     own = load_checkpoint(run, MICRO)[0].to(torch.bfloat16)
     text = "The Alder Bridge was opened in 1932."
     ids = torch.tensor([encode_document(tokenizer, text) + encode_question(tokenizer, "When was it opened?")])
@@ -88,6 +98,32 @@ def test_the_export_generates_what_the_checkpoint_generates(run: Path, tokenizer
     assert marked == ids[0].tolist()
     cache = read_documents(exported, tokenizer, [text], "set")
     assert isinstance(answer(exported, tokenizer, cache, "When was it opened?", "set"), str)
+
+
+def test_the_server_asks_an_exported_reader_as_training_did(run: Path, tokenizer: Tokenizer) -> None:
+    from transformers import AutoTokenizer
+
+    texts, question = ["The Alder Bridge was opened in 1932.", "It crosses the Elm."], "When was it opened?"
+    engine = make_hf_engine(str(run / "export"))
+    fast = AutoTokenizer.from_pretrained(run / "export")
+    request = make_request(question, [make_source(text) for text in texts], max_tokens=48, temperature=0.0)
+    prompt = SetEncoder(MarkedFormat(fast, PromptEncoder(fast)), TAIL_POSITION).encode(request)
+    assert {document.token_ids for document in prompt.documents} == {
+        tuple(encode_document(tokenizer, text)) for text in texts
+    }
+    assert list(prompt.question_ids) == encode_question(tokenizer, question)
+    streamed = asyncio.run(collect(engine, request))
+    model = load_checkpoint(run, MICRO)[0].to(torch.bfloat16).float()
+    expected = answer(model, tokenizer, read_documents(model, tokenizer, texts, "set"), question, "set")
+    assert engine.mode(request) == "set"
+    shown = re.sub("<[^<>]*>", "", expected.replace(NONE, NOT_IN_FILES))  # marks, which an untrained reader utters
+    assert streamed.text().strip() == shown.strip()
+    messages = [{"role": "user", "content": question}]
+    documents = [{"text": text} for text in texts]
+    rendered = fast.apply_chat_template(messages, documents=documents, return_dict=False)
+    assert rendered == engine.prompt_ids(request)
+    assert fast.decode(fast.convert_tokens_to_ids(NOT_IN_FILES)) == NOT_IN_FILES
+    asyncio.run(engine.close())
 
 
 def test_a_killed_save_leaves_the_last_checkpoint(run: Path, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Answers without a language model: the sentences of the passages that best answer, verbatim.
 
 Deterministic: the same question over the same passages gives the same answer, whatever the sampling. The answer is cut
-from the files, so every word of it is a citation.
+from the files, so every word of it is a citation. A span reader reads each passage first: it says which sentence holds
+the answer, and whether any does.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from holdfast.errors import InvalidInput
 from holdfast.retrieval.embed import Embedder
 from holdfast.serving.engine.protocol import Delta, EngineRequest, FinishReason, Quote, Source
 from holdfast.serving.engine.sentences import Sentence, best_sentences
+from holdfast.serving.engine.spans import SpanReader, is_answered
 from holdfast.serving.engine.stop_text import find_stop
 from holdfast.serving.limits import check_query
 from holdfast.serving.prompts import NO_FILES, NOT_IN_FILES
@@ -42,8 +44,9 @@ class ExtractEngine:
     context_len: int | None = None
     can_follow_instructions = False
 
-    def __init__(self, embedder: Embedder) -> None:
+    def __init__(self, embedder: Embedder, reader: SpanReader | None = None) -> None:
         self._embedder = embedder
+        self._reader = reader
 
     def count_tokens(self, text: str) -> int:
         return self._embedder.count_tokens(text)
@@ -86,10 +89,13 @@ class ExtractEngine:
     def _pieces(self, request: EngineRequest) -> list[_Piece]:
         if not request.sources:
             return [_Piece(NO_FILES)]
+        readings = None if self._reader is None else self._reader.read(request.question, request.sources)
+        if readings is not None and not is_answered(request.question, readings):
+            return [_Piece(NOT_IN_FILES)]
         pieces: list[_Piece] = []
         position = 0
         before: Sentence | None = None
-        for sentence in best_sentences(request.question, request.sources, self._embedder):
+        for sentence in best_sentences(request.question, request.sources, self._embedder, readings):
             quoted = request.sources[sentence.source].text[sentence.start : sentence.end]
             lead = _lead(before, sentence, request.sources) if before else ""
             start = position + len(lead)

@@ -14,8 +14,9 @@ from holdfast.serving.engine.protocol import Engine
 
 def _make_extract(settings: Settings, embedder: Embedder) -> Engine:
     from holdfast.serving.engine.extract import ExtractEngine
+    from holdfast.serving.engine.spans import make_span_reader
 
-    return ExtractEngine(embedder)
+    return ExtractEngine(embedder, make_span_reader())
 
 
 def _make_hf(settings: Settings, embedder: Embedder) -> Engine:

@@ -15,15 +15,17 @@ from holdfast.serving.engine.hf_retrieval import RetrievalReader
 from holdfast.serving.engine.hf_set import SetReader
 from holdfast.serving.engine.hf_worker import Job, Worker
 from holdfast.serving.engine.kv_retrieval import KvOptions, KvStats, can_retrieve
+from holdfast.serving.engine.prompt_formats import MarkedFormat, MessagesFormat, PromptFormat
 from holdfast.serving.engine.protocol import DEFAULT_MAX_TOKENS, Delta, EngineRequest, Kv, Mode
 from holdfast.serving.engine.set_attention import MAX_DOCUMENT_LEN, SetModel, can_read_sets
 from holdfast.serving.engine.set_prompt import SetEncoder, SetPrompt
-from holdfast.serving.prompts import prompt_messages
 
 MAX_ROWS = 16
 """choices decoded at once"""
 TRAINED_FOR_SETS = "holdfast_set_mode"
 """true in the config.json of models that were trained in set mode: mode `auto` is `set` for them"""
+TRAINED_ON_MARKS = "holdfast_marks"
+"""true in the config.json of models that read passages and a question between marks, see `MarkedFormat`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,10 @@ class HfEngine:
         self._model = model.eval()
         self._tokenizer = tokenizer
         self._prompts = PromptEncoder(tokenizer)
-        self._set_encoder = SetEncoder(self._prompts, MAX_DOCUMENT_LEN)
+        self._format: PromptFormat = MessagesFormat(self._prompts)
+        if getattr(model.config, TRAINED_ON_MARKS, False):
+            self._format = MarkedFormat(tokenizer, self._prompts)
+        self._set_encoder = SetEncoder(self._format, MAX_DOCUMENT_LEN)
         self._is_trained_for_sets = bool(getattr(model.config, TRAINED_FOR_SETS, False))
         sets = SetReader(SetModel(model), self.document_cache, secret) if can_read_sets(model) else None
         self._can_read_sets = sets is not None
@@ -105,7 +110,7 @@ class HfEngine:
         """Return the token ids that `request` is prefilled with."""
         if request.prompt is not None:
             return self._prompts.encode_completion(request.prompt)
-        return self._prompts.encode_messages(prompt_messages(request))
+        return self._format.encode_sequence(request)
 
     def check(self, request: EngineRequest) -> None:
         self._checked_job(request)

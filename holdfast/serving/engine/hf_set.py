@@ -73,8 +73,10 @@ class SetReader:
         compute = partial(self.model.read, prefix, document.token_ids)
         return self.cache.get(key, document.file_id, compute, is_kept_on_disk=not document.is_sealed)
 
-    def prefix(self, prompt: SetPrompt) -> DocumentKV:
-        """Return the KV of what all documents stand behind; the last one used is kept."""
+    def prefix(self, prompt: SetPrompt) -> DocumentKV | None:
+        """Return the KV of what all documents stand behind, None for nothing; the last one used is kept."""
+        if not prompt.prefix_ids:
+            return None
         if self._prefix is None or self._prefix[0] != prompt.prefix_ids:
             self._prefix = prompt.prefix_ids, DocumentKV(self.model.read(None, prompt.prefix_ids))
         return self._prefix[1]

@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from holdfast.serving.engine.document_cache import token_digest
-from holdfast.serving.engine.hf_prompt import PromptEncoder
+from holdfast.serving.engine.prompt_formats import PromptFormat
 from holdfast.serving.engine.protocol import EngineRequest, Source
-from holdfast.serving.prompts import DOCUMENTS, fenced, set_messages
 
 MAX_ENCODED = 1024
 """documents whose tokens are remembered"""
@@ -55,10 +54,10 @@ class SetPrompt:
 class SetEncoder:
     """Makes `SetPrompt`s; documents longer than `max_document_len` tokens become several."""
 
-    def __init__(self, prompts: PromptEncoder, max_document_len: int) -> None:
-        self._prompts = prompts
+    def __init__(self, prompt_format: PromptFormat, max_document_len: int) -> None:
+        self._format = prompt_format
         self._max_document_len = max_document_len
-        self._encode = lru_cache(MAX_ENCODED)(self._encode_text)
+        self._encode = lru_cache(MAX_ENCODED)(self._encode_document)
 
     def encode(self, request: EngineRequest) -> SetPrompt:
         prefix_ids, question_ids = self.encode_frame(request)
@@ -71,19 +70,19 @@ class SetEncoder:
 
     def encode_frame(self, request: EngineRequest) -> tuple[list[int], list[int]]:
         """Return the tokens before and behind the documents."""
-        return self._prompts.encode_around(set_messages(request), DOCUMENTS)
+        return self._format.encode_frame(request)
 
     def _parts(self, source: Source) -> list[tuple[tuple[int, ...], str]]:
         """Return token ids and digest of a passage, or of its parts, cut at blanks, where it is too long."""
-        encoded = self._encode(fenced((source,)) + "\n")
+        encoded = self._encode(self._format.document_text(source))
         if len(encoded[0]) <= self._max_document_len or len(source.text) < 2:
             return [encoded]
         middle = _middle(source.text)
         halves = source.text[:middle], source.text[middle:]
         return [part for text in halves for part in self._parts(replace(source, text=text))]
 
-    def _encode_text(self, text: str) -> tuple[tuple[int, ...], str]:
-        ids = tuple(self._prompts.encode_plain(text))
+    def _encode_document(self, text: str) -> tuple[tuple[int, ...], str]:
+        ids = tuple(self._format.encode_document(text))
         return ids, token_digest(ids)
 
 

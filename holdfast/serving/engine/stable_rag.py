@@ -78,14 +78,22 @@ def hidden_states(model: Any, prompts: Sequence[Sequence[int]]) -> Floats:
 
 def representative(states: Floats, seed: int) -> Representative:
     """Return which of the (num_orders, dim) states stands for all (steps 2 to 5); ties go to the lower row."""
+    rows, labels = representatives(states, seed)
+    return Representative(rows[int(np.bincount(labels).argmax())], labels)
+
+
+def representatives(states: Floats, seed: int) -> tuple[list[int], NDArray[np.int64]]:
+    """Return the row that stands for each cluster, and the (num_orders,) clusters."""
     if len(states) <= MIN_CLUSTERS:
-        return Representative(0, np.zeros(len(states), dtype=np.int64))
+        return list(range(len(states))), np.arange(len(states), dtype=np.int64)
     reduced = principal_components(states)
     labels, centres = k_means(reduced, num_clusters(reduced), seed)
-    largest = int(np.bincount(labels).argmax())
-    members = np.flatnonzero(labels == largest)
-    nearest = ((reduced[members] - centres[largest]) ** 2).sum(axis=1).argmin()
-    return Representative(int(members[nearest]), labels)
+    nearest = []
+    kept, labels = np.unique(labels, return_inverse=True)  # equal states leave clusters empty
+    for cluster, centre in enumerate(centres[kept]):
+        members = np.flatnonzero(labels == cluster)
+        nearest.append(int(members[((reduced[members] - centre) ** 2).sum(axis=1).argmin()]))
+    return nearest, labels
 
 
 def principal_components(states: Floats) -> Floats:

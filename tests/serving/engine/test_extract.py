@@ -8,7 +8,8 @@ from holdfast.errors import InvalidInput
 from holdfast.retrieval.embed import Embedder
 from holdfast.serving.engine.extract import ExtractEngine
 from holdfast.serving.engine.protocol import EngineRequest
-from holdfast.serving.prompts import NO_FILES
+from holdfast.serving.engine.spans import SpanReader
+from holdfast.serving.prompts import NO_FILES, NOT_IN_FILES
 from tests.serving.engine.requests import collect, make_request, make_source
 
 TEXT = "The Alder Bridge crosses the river. It was opened in 1932. The engineer Maria Lindqvist designed it."
@@ -16,9 +17,9 @@ SOURCES = [make_source(TEXT, start=40), make_source("The tower holds 450 cubic m
 QUESTION = "When was the Alder Bridge opened?"
 
 
-@pytest.fixture
-def engine(embedder: Embedder) -> ExtractEngine:
-    return ExtractEngine(embedder)
+@pytest.fixture(params=["sentences", "spans"])
+def engine(request: pytest.FixtureRequest, embedder: Embedder, span_reader: SpanReader) -> ExtractEngine:
+    return ExtractEngine(embedder, span_reader if request.param == "spans" else None)
 
 
 async def quotes_hold(engine: ExtractEngine, request: EngineRequest) -> str:
@@ -44,6 +45,19 @@ async def test_a_question_too_long_to_embed_is_refused(engine: ExtractEngine) ->
 async def test_the_answer_is_made_of_quotes(engine: ExtractEngine) -> None:
     text = await quotes_hold(engine, make_request(QUESTION, SOURCES))
     assert "It was opened in 1932." in text
+
+
+async def test_a_reader_says_when_the_passages_do_not(embedder: Embedder, span_reader: SpanReader) -> None:
+    request = make_request("Who wrote the opera about the king of Sweden?", SOURCES)
+    streamed = await collect(ExtractEngine(embedder, span_reader), request)
+    assert streamed.text() == NOT_IN_FILES
+    assert not [quote for delta in streamed.deltas for quote in delta.quotes]
+    assert (await collect(ExtractEngine(embedder), request)).text() != NOT_IN_FILES
+
+
+async def test_the_order_of_the_passages_does_not_change_the_answer(engine: ExtractEngine) -> None:
+    answers = {(await collect(engine, make_request(QUESTION, each))).text() for each in (SOURCES, SOURCES[::-1])}
+    assert len(answers) == 1
 
 
 async def test_sentences_from_different_places_stand_apart(engine: ExtractEngine) -> None:
