@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float64]
 
-QUERY_TILE, KEY_TILE = 32, 512
-"""of torch's own attention for processors"""
-
 
 def set_attention(
     query: torch.Tensor,
@@ -118,23 +115,14 @@ def causal_attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     """`attend` with `is_causal`, without a mask in memory where every one of the L positions asks."""
     import torch
 
-    num_heads, T, _ = query.shape
     if query.shape[1] != keys.shape[1] or query.device.type != "cpu":
         return attend(query, keys, values, scale=scale, is_causal=True)
-    group = num_heads // len(keys)
+    group = len(query) // len(keys)
     own_keys, own_values = (part.repeat_interleave(group, dim=0) if group > 1 else part for part in (keys, values))
     output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query[None], own_keys[None], own_values[None], 0.0, True, scale=scale
     )
     return output[0], lse[0]
-
-
-def causal_attend_pairs(num_queries: int, num_keys: int) -> int:
-    """Return the pairs a head that `causal_attend` computes: whole tiles on the diagonal."""
-    seen = range(num_keys - num_queries, num_keys, QUERY_TILE)
-    if num_queries < num_keys:
-        return num_queries * num_keys
-    return sum(min(QUERY_TILE, num_keys - row) * min(num_keys, -(-(row + QUERY_TILE) // KEY_TILE) * KEY_TILE) for row in seen)
 
 
 def merge(parts: Sequence[Part]) -> Part:

@@ -3,10 +3,8 @@
 Queries are taken in segments of SEGMENT. A segment reads its own keys exactly and ranks all earlier ones by how much
 attention the means of its runs of RUN queries would pay them; query heads that share a KV head share the ranking. Ranks
 are cut into sections that double in size. Every query reads the first, with the sinks and the window in it, exactly;
-later ones until what they can still change is within the error asked for. What remains is not dropped: neighbours are
-grouped by GROUP, a group weighs what its mean key would, and every key left out adds its value with that weight. So the
-early stop needs no hope that the ranking is right, and the order of keys is a matter of speed. Nothing is moved: keys
-are gathered by index.
+later ones until what they can still change is within the error asked for. What remains is not dropped: it is
+estimated from groups of neighbours (`group_tail.py`). Nothing is moved: keys are gathered by index.
 
 One query in AUDIT of each segment is computed exactly. From it come the factor by which the groups' weights are off,
 the error left by a section, and the error reported to the caller: measured, not assumed.
@@ -17,6 +15,7 @@ stop); groups that stand for their keys: RetroInfer, arXiv 2505.02922.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,21 +23,23 @@ import numpy as np
 import numpy.typing as npt
 
 from holdfast.errors import InvalidInput, ShapeError
-from holdfast.kernels.attention import attend, causal_attend, causal_attend_pairs, merge
+from holdfast.kernels.attention import attend, causal_attend, merge
+from holdfast.kernels.group_tail import GROUP_SIZE, GroupTail
 from holdfast.kernels.sparse_attention import Work, causal_pairs
 
 if TYPE_CHECKING:
     import torch
 
-SEGMENT = 256
-RUN = 32
-FIRST = 512
-GROUP = 64
-AUDIT = 64
+SEGMENT = 512
+RUN = 64
+FIRST = 256
+AUDIT = 128
 NUM_SINKS = 8
 WINDOW = 64
 MIN_HISTORY = 1024
 """keys before a segment from which on sparse attention pays; shorter ones are read whole"""
+TILE = 128
+"""queries whose keys in their own segment end at the same place, the rest being masked"""
 LARGEST_EXPONENT = 60.0
 """of a group's weight beside what is read exactly; float32 ends at 88"""
 
@@ -67,7 +68,7 @@ class Sparsity:
 
 
 def permuted_attention(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, error: float = 0.05, scale: float | None = None
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, error: float = 0.1, scale: float | None = None
 ) -> tuple[torch.Tensor, Sparsity]:
     """Return causal attention of the newest queries within a relative error, and what it took.
 
@@ -92,7 +93,7 @@ def permuted_attention(
         ShapeError: shapes differ, or T > N.
         InvalidInput: error out of range.
 
-    Cost: about SEGMENT / 2 + FIRST + N / GROUP exact pairs a query, and what the error asks for.
+    Cost: about SEGMENT / 2 + FIRST + N / GROUP_SIZE exact pairs a query, and what the error asks for.
     Reference: permuted_attention_reference.
     """
     import torch
@@ -100,7 +101,8 @@ def permuted_attention(
     num_heads, T, head_dim = query.shape
     num_kv_heads, N, _ = keys.shape
     if keys.shape != values.shape or keys.shape[2] != head_dim or num_heads % num_kv_heads or not 1 <= T <= N:
-        raise ShapeError(f"queries {tuple(query.shape)}, keys {tuple(keys.shape)}, values {tuple(values.shape)}: no fit")
+        shapes = ", ".join(str(tuple(part.shape)) for part in (query, keys, values))
+        raise ShapeError(f"queries, keys and values of {shapes} do not fit; all are (heads, tokens, head_dim), T <= N")
     if not 0 <= error <= 1:
         raise InvalidInput(f"error is {error}; it is a share of the output's norm, 0 to 1", param="error")
     query = query * (head_dim**-0.5 if scale is None else scale)
@@ -110,8 +112,8 @@ def permuted_attention(
     if first < MIN_HISTORY:
         dense = min(N, MIN_HISTORY)
         outputs.append(causal_attend(query[:, : dense - first], keys[:, :dense], values[:, :dense], scale=1.0)[0])
-        pairs = causal_attend_pairs(dense - first, dense) * num_heads
-        done += Sparsity(Work(pairs, 0, causal_pairs(dense - first, dense, num_heads)), 0, 0)
+        pairs = causal_pairs(dense - first, dense, num_heads)
+        done += Sparsity(Work(pairs, 0, pairs), 0, 0)
         first = dense
     while first < N:
         start = first - first % SEGMENT
@@ -128,9 +130,11 @@ class _Sequence:
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         num_kv_heads, N, head_dim = keys.shape
-        num_groups = N // GROUP
+        num_groups = N // GROUP_SIZE
         self.keys, self.values = keys, values
-        self.means = keys[:, : num_groups * GROUP].reshape(num_kv_heads, num_groups, GROUP, head_dim).mean(dim=2)
+        self.keys_across = _across(keys)
+        means = keys[:, : num_groups * GROUP_SIZE].reshape(num_kv_heads, num_groups, GROUP_SIZE, head_dim).mean(dim=2)
+        self.means_across = _across(means)
         self.squares = values.square().sum(dim=2)
 
 
@@ -142,100 +146,49 @@ def _attend_segment(
 
     num_heads, T, head_dim = query.shape
     keys, values = whole.keys[:, :start], whole.values[:, :start]
-    num_kv_heads, num_groups = len(keys), start // GROUP
+    num_kv_heads, num_groups = len(keys), start // GROUP_SIZE
     rows = query.reshape(num_kv_heads, -1, head_dim)  # the heads of a group read the same keys
     num_rows = rows.shape[1]
 
-    own = causal_attend(query, whole.keys[:, start:end], whole.values[:, start:end], scale=1.0)
-    runs = torch.cat([run.mean(dim=1, keepdim=True) for run in query.split(RUN, dim=1)], dim=1)
-    runs = runs.reshape(num_kv_heads, -1, head_dim)
-    order, sections, ends = rank_keys(torch.softmax(runs @ keys.transpose(1, 2), dim=2).mean(dim=1))
-    output, lse = merge([own, attend(query, *_gather(keys, values, order[:, : ends[0]]), scale=1.0)])
-    output, lse = output.reshape(rows.shape), lse.reshape(rows.shape[:2])
-
-    groups = _weights(rows, whole.means[:, :num_groups], lse)
     audited = torch.arange(min(AUDIT // 2, T - 1), T, AUDIT)
+    own_ends = end - T + 1 + audited.repeat(num_rows // T)
     audited = (torch.arange(0, num_rows, T)[:, None] + audited).reshape(-1)
-    logits = rows[:, audited] @ keys.transpose(1, 2)
-    exact = _audit(logits, values, own, audited)
-    weights = _weights(rows[:, audited], keys, lse[:, audited])
-    tail = _Tail(weights, groups[:, audited], values, whole.squares[:, :start], sections, len(ends))
+    runs = _run_means(query).reshape(num_kv_heads, -1, head_dim)
+    logits = torch.cat([runs, rows[:, audited]], dim=1) @ whole.keys_across[:, :, :end]
+    order, sections, ends = rank_keys(torch.softmax(logits[:, : runs.shape[1], :start], dim=2).mean(dim=1))
+    output, lse = _attend_first(rows, whole, order[:, : ends[0]], start, end, T)
+
+    groups = rows @ whole.means_across[:, :, :num_groups]
+    groups = groups.sub_(lse[..., None]).clamp_(max=LARGEST_EXPONENT).exp_()  # beside what is read exactly
+    logits = logits[:, runs.shape[1] :]
+    weights = (logits[:, :, :start] - lse[:, audited, None]).clamp_(max=LARGEST_EXPONENT).exp_()
+    logits.masked_fill_(torch.arange(end) >= own_ends[:, None], -math.inf)
+    exact = torch.softmax(logits, dim=2) @ whole.values[:, :end]
+    tail = GroupTail(weights, groups[:, audited], values, whole.squares[:, :start], sections, len(ends))
 
     result, total = _add(output, groups, torch.stack([tail.sums(head, 0) for head in range(num_kv_heads)]))
     allowed = error**2 * result.square().sum(dim=2).mean(dim=1)
     levels = (tail.changes(groups) > (allowed[:, None] * total.square())[..., None]).sum(dim=2)
-    pairs = causal_attend_pairs(T, end - start) * num_heads + num_rows * num_kv_heads * (ends[0] + num_groups)
-    pairs += audited.numel() * num_kv_heads * start
+    pairs = num_heads * (_own_pairs(T, end - start) + T * (ends[0] + num_groups)) + audited.numel() * num_kv_heads * end
     for head in range(num_kv_heads):
-        for level in range(1, int(levels[head].max()) + 1):
-            reading = torch.nonzero(levels[head] >= level)[:, 0]
-            ids = order[head : head + 1, ends[level - 1] : ends[level]]
-            part = _gather(keys[head : head + 1], values[head : head + 1], ids)
-            more = attend(rows[head, reading][None], *part, scale=1.0)
-            more = merge([(output[head, reading][None], lse[head, reading][None]), more])
-            pairs += len(reading) * ids.shape[1]
-            fading = torch.exp(lse[head, reading] - more[1][0])
-            output[head, reading], lse[head, reading] = more[0][0], more[1][0]
-            groups[head, reading] *= fading[:, None]  # weights are beside what is read exactly, which has grown
-            staying = reading[levels[head, reading] == level]
-            result[head, staying] = output[head, staying]
+        for level in torch.unique(levels[head]).tolist():
+            if level == 0:
+                continue
+            reading = torch.nonzero(levels[head] == level)[:, 0]
+            only = slice(head, head + 1)
+            part = _gather(keys[only], values[only], order[only, ends[0] : ends[level]])
+            pairs += len(reading) * part[0].shape[1]
+            known = output[head, reading][None], lse[head, reading][None]
+            read, read_lse = merge([known, attend(rows[head, reading][None], *part, scale=1.0)])
             if level + 1 < len(ends):
-                result[head, staying] = _add(output[head, staying], groups[head, staying], tail.sums(head, level))[0]
+                weights = groups[head, reading] * torch.exp(known[1] - read_lse)[0, :, None]
+                read = _add(read[0], weights, tail.sums(head, level))[0][None]
+            result[head, reading] = read[0]
     squared_error, squared_norm = (result[:, audited] - exact).square().sum(), exact.square().sum()
     result[:, audited] = exact
-    scored = runs.shape[1] * num_kv_heads * start + num_rows * num_kv_heads * num_groups * len(ends) / head_dim
+    scored = runs.shape[1] * num_kv_heads * end + num_rows * num_kv_heads * num_groups * len(ends) / head_dim
     work = Work(float(pairs), scored, causal_pairs(T, end, num_heads))
     return result.reshape(query.shape), Sparsity(work, float(squared_error), float(squared_norm))
-
-
-class _Tail:
-    """What groups of neighbouring keys weigh in place of the keys that are not read.
-
-    A section's weights are off by a common factor, and by more than that from key to key; both are taken from queries
-    for which the weights of all keys are known.
-    """
-
-    def __init__(
-        self,
-        exact: torch.Tensor,
-        groups: torch.Tensor,
-        values: torch.Tensor,
-        squares: torch.Tensor,
-        sections: npt.NDArray[np.uint8],
-        num_sections: int,
-    ) -> None:
-        """Take the audited queries' (num_kv_heads, A, N) weights of keys and (num_kv_heads, A, G) of groups."""
-        import torch
-
-        from holdfast.kernels.permuted_attention_cpu import compare_sections, sum_squares
-
-        num_kv_heads, num_groups = len(values), groups.shape[2]
-        totals = np.zeros((num_kv_heads, num_sections, 5))
-        compare_sections(exact.numpy(), groups.numpy(), sections, GROUP, totals)
-        own, other, own_square, product, other_square = np.moveaxis(totals, 2, 0)
-        self.factors = own / np.maximum(other, 1e-30)
-        residue = own_square - 2 * self.factors * product + self.factors**2 * other_square
-        residue = np.maximum(residue, 0) / np.maximum(other_square, 1e-30)
-        self.values, self.sections, self.num_groups = values, sections, num_groups
-        sums = np.zeros((num_kv_heads, num_groups, num_sections), dtype=np.float32)
-        sum_squares(squares.numpy(), sections, GROUP, sums)
-        later = np.cumsum((sums * residue[:, None, :])[..., :0:-1], axis=2)[..., ::-1]
-        self.squares = torch.from_numpy(later.astype(np.float32))
-
-    def sums(self, head: int, level: int) -> torch.Tensor:
-        """Return the (G, D + 1) values that groups stand for behind section `level`, and in the last column their number."""
-        import torch
-
-        from holdfast.kernels.permuted_attention_cpu import sum_groups
-
-        factors = np.where(np.arange(self.factors.shape[1]) > level, self.factors[head], 0).astype(np.float32)
-        sums = np.zeros((self.num_groups, self.values.shape[2] + 1), dtype=np.float32)
-        sum_groups(self.values[head].numpy(), self.sections[head], factors, GROUP, sums)
-        return torch.from_numpy(sums)
-
-    def changes(self, groups: torch.Tensor) -> torch.Tensor:
-        """Return (num_kv_heads, R, L - 1): the squared error to expect if section 0, 1, ... is the last read exactly."""
-        return groups.square() @ self.squares
 
 
 def rank_keys(scores: torch.Tensor) -> tuple[torch.Tensor, npt.NDArray[np.uint8], list[int]]:
@@ -248,14 +201,20 @@ def rank_keys(scores: torch.Tensor) -> tuple[torch.Tensor, npt.NDArray[np.uint8]
     from holdfast.kernels.permuted_attention_cpu import order_keys
 
     num_kv_heads, N = scores.shape
-    ends = [min(FIRST, N)]
-    while ends[-1] < N:
-        ends.append(2 * ends[-1] if 3 * ends[-1] <= N else N)  # no small last section
+    ends = section_ends(N)
     forced = np.zeros(N, dtype=bool)
     forced[:NUM_SINKS] = forced[-WINDOW:] = True
     order, sections = np.empty((num_kv_heads, N), dtype=np.int64), np.empty((num_kv_heads, N), dtype=np.uint8)
     order_keys(scores.contiguous().numpy().view(np.int32), forced, np.array(ends), order, sections)
     return torch.from_numpy(order), sections, ends
+
+
+def section_ends(num_keys: int) -> list[int]:
+    """Return the ranks at which sections end: FIRST, and twice the last, with no small one at the end."""
+    ends = [min(FIRST, num_keys)]
+    while ends[-1] < num_keys:
+        ends.append(2 * ends[-1] if 3 * ends[-1] <= num_keys else num_keys)
+    return ends
 
 
 def _gather(keys: torch.Tensor, values: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -268,9 +227,55 @@ def _gather(keys: torch.Tensor, values: torch.Tensor, ids: torch.Tensor) -> tupl
     )
 
 
-def _weights(rows: torch.Tensor, keys: torch.Tensor, lse: torch.Tensor) -> torch.Tensor:
-    """Return (num_kv_heads, R, N) weights beside the sum of weights that `lse` stands for."""
-    return (rows @ keys.transpose(1, 2)).sub_(lse[..., None]).clamp_(max=LARGEST_EXPONENT).exp_()
+def _across(rows: torch.Tensor) -> torch.Tensor:
+    """Return (H, N, D) as (H, D, N), faster in products with few rows; padded, as rows 2^n bytes apart share caches."""
+    H, N, D = rows.shape
+    padded = rows.new_empty(H, D, N + 16)[..., :N]
+    return padded.copy_(rows.transpose(1, 2))
+
+
+def _run_means(query: torch.Tensor) -> torch.Tensor:
+    """Return (num_heads, ceil(T / RUN), head_dim) means of neighbouring queries."""
+    import torch
+
+    num_heads, T, head_dim = query.shape
+    whole = T - T % RUN
+    means = [query[:, :whole].reshape(num_heads, whole // RUN, RUN, head_dim).mean(dim=2)]
+    return torch.cat([*means, query[:, whole:].mean(dim=1, keepdim=True)], dim=1) if whole < T else means[0]
+
+
+def _attend_first(
+    rows: torch.Tensor, whole: _Sequence, ids: torch.Tensor, start: int, end: int, num_queries: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the mean of values over the earlier keys `ids` and, causally, the segment's own keys; and its lse."""
+    import torch
+
+    num_kv_heads, num_rows, head_dim = rows.shape
+    group, T, num_first = num_rows // num_queries, num_queries, ids.shape[1]
+    earlier = _gather(whole.keys, whole.values, ids)
+    keys, values = (
+        torch.cat([part, own[:, start:end]], dim=1)
+        for part, own in zip(earlier, (whole.keys, whole.values), strict=True)
+    )
+    queries = rows.view(num_kv_heads, group, T, head_dim)
+    outputs, lses = [], []
+    for first in range(0, T, TILE):
+        tile = queries[:, :, first : first + TILE]
+        seen = num_first + end - start - T + min(first + TILE, T)
+        hidden = torch.full((tile.shape[2], seen), -math.inf).triu_(seen - tile.shape[2] + 1).repeat(group, 1)
+        output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            tile.reshape(1, num_kv_heads, -1, head_dim), keys[None, :, :seen], values[None, :, :seen], 0.0, False,
+            attn_mask=hidden, scale=1.0,
+        )  # fmt: skip
+        outputs.append(output[0].view(num_kv_heads, group, -1, head_dim))
+        lses.append(lse[0].view(num_kv_heads, group, -1))
+    return torch.cat(outputs, dim=2).view(rows.shape), torch.cat(lses, dim=2).view(rows.shape[:2])
+
+
+def _own_pairs(num_queries: int, num_keys: int) -> int:
+    """Return the pairs a head that `_attend_first` computes in a segment: whole tiles."""
+    tiles = [(first, min(first + TILE, num_queries)) for first in range(0, num_queries, TILE)]
+    return sum((last - first) * (num_keys - num_queries + last) for first, last in tiles)
 
 
 def _add(output: torch.Tensor, groups: torch.Tensor, sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -278,14 +283,3 @@ def _add(output: torch.Tensor, groups: torch.Tensor, sums: torch.Tensor) -> tupl
     added = groups @ sums
     total = 1 + added[..., -1]
     return (output + added[..., :-1]) / total[..., None], total
-
-
-def _audit(
-    logits: torch.Tensor, values: torch.Tensor, own: tuple[torch.Tensor, torch.Tensor], audited: torch.Tensor
-) -> torch.Tensor:
-    """Return the exact output of the audited rows from their logits of all earlier keys and their own segment's part."""
-    import torch
-
-    num_kv_heads = len(values)
-    own_output, own_lse = (part.reshape(num_kv_heads, -1, *part.shape[2:])[:, audited] for part in own)
-    return merge([(own_output, own_lse), (torch.softmax(logits, dim=2) @ values, torch.logsumexp(logits, dim=2))])[0]
