@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 SEGMENT = 512
 RUN = 64
-FIRST = 256
+FIRST = 512
 AUDIT = 128
 NUM_SINKS = 8
 WINDOW = 64
 MIN_HISTORY = 1024
 """keys before a segment from which on sparse attention pays; shorter ones are read whole"""
-TILE = 128
+TILE = 256
 """queries whose keys in their own segment end at the same place, the rest being masked"""
 LARGEST_EXPONENT = 60.0
 """of a group's weight beside what is read exactly; float32 ends at 88"""
