@@ -36,7 +36,7 @@ FIRST = 512
 AUDIT = 128
 NUM_SINKS = 8
 WINDOW = 64
-MIN_HISTORY = 1024
+MIN_HISTORY = 1536
 """keys before a segment from which on sparse attention pays; shorter ones are read whole"""
 TILE = 256
 """queries whose keys in their own segment end at the same place, the rest being masked"""
@@ -105,6 +105,10 @@ def permuted_attention(
         raise ShapeError(f"queries, keys and values of {shapes} do not fit; all are (heads, tokens, head_dim), T <= N")
     if not 0 <= error <= 1:
         raise InvalidInput(f"error is {error}; it is a share of the output's norm, 0 to 1", param="error")
+    if N <= MIN_HISTORY:
+        pairs = causal_pairs(T, N, num_heads)
+        whole_output, _ = causal_attend(query, keys, values, scale=head_dim**-0.5 if scale is None else scale)
+        return whole_output, Sparsity(Work(pairs, 0, pairs), 0, 0)
     query = query * (head_dim**-0.5 if scale is None else scale)
     whole = _Sequence(keys, values)
     outputs, done = [], Sparsity(Work(0, 0, 0), 0, 0)

@@ -81,10 +81,10 @@ def test_what_is_left_out_stands_in_groups_and_is_not_dropped() -> None:
     assert sparsity.work.density < 0.6
 
 
-@settings(max_examples=6)
-@given(seed=st.integers(0, 50), error=st.sampled_from([0.03, 0.1, 1]), num_queries=st.sampled_from([1, 77, 700, 1600]))
+@settings(max_examples=5)
+@given(seed=st.integers(0, 50), error=st.sampled_from([0.03, 0.1, 1]), num_queries=st.sampled_from([1, 77, 700, 2100]))
 def test_it_equals_its_reference(seed: int, error: float, num_queries: int) -> None:
-    query, keys, values = workload(1600, seed=seed, group=2)
+    query, keys, values = workload(2100, seed=seed, group=2)
     query = query[:, -num_queries:]
     output, _ = permuted_attention(query, keys, values, error=error)
     expected = permuted_attention_reference(query.numpy(), keys.numpy(), values.numpy(), error=error)
