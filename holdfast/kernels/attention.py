@@ -111,6 +111,20 @@ def attend(
     return output.reshape(num_heads, T, head_dim), lse.reshape(num_heads, T)
 
 
+def causal_attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, scale: float) -> Part:
+    """`attend` with `is_causal`, without a mask in memory where every one of the L positions asks."""
+    import torch
+
+    if query.shape[1] != keys.shape[1] or query.device.type != "cpu":
+        return attend(query, keys, values, scale=scale, is_causal=True)
+    group = len(query) // len(keys)
+    own_keys, own_values = (part.repeat_interleave(group, dim=0) if group > 1 else part for part in (keys, values))
+    output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query[None], own_keys[None], own_values[None], 0.0, True, scale=scale
+    )
+    return output[0], lse[0]
+
+
 def merge(parts: Sequence[Part]) -> Part:
     """Return the output and lse of attention over all keys of `parts`, each an output and its lse; float32.
 

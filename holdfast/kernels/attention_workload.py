@@ -183,9 +183,8 @@ def fit(queries: Floats, keys: Floats, *, scale: float | None = None, num_rows: 
     between = float((rest * rest_following).mean()) - shared
 
     by_distance = np.array([(logits[np.arange(len(picked)), picked - lag] - rows).mean() for lag in range(N // 2)])
-    peak, distant = max(float(by_distance[0]), 0.0), by_distance[NEAR:]
-    slash = float(distant.max()) if distant.max() > 3 * distant.std() + distant.mean() else 0.0
-    topic = min(float(np.sqrt(max(shared - distant.var(), 0.0) / TOPIC_VARIANCE)), peak)
+    peak, ripples = max(float(by_distance[0]), 0.0), float(by_distance[NEAR:].var())
+    topic = min(float(np.sqrt(max(shared - ripples, 0.0) / TOPIC_VARIANCE)), peak)
     local = peak - topic
     below = np.flatnonzero(by_distance[:NEAR] < topic / 2 + local / 2)
     heights = (rest[:, 1:-1] - (rest[:, 2:] + rest[:, :-2]) / 2).max(axis=1)  # above its neighbours in the text
@@ -199,8 +198,6 @@ def fit(queries: Floats, keys: Floats, *, scale: float | None = None, num_rows: 
         topic_len=float(np.clip(topic_len, 1, N)),
         noise=float(np.sqrt(own)),
         smoothness=float(np.clip(between / own, 0, 0.99)),
-        slash=slash,
-        slash_distance=NEAR + int(distant.argmax()) if slash else 0,
         needle=float(heights[needles].mean()) if needles.any() else 0.0,
         needle_rate=float(needles.mean()),
         key_mean=float(np.linalg.norm(keys.mean(axis=0)) / np.sqrt((centred**2).sum(axis=1).mean())),
