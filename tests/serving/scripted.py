@@ -21,6 +21,7 @@ from holdfast.serving.app import create_app
 from holdfast.serving.config import Settings
 from holdfast.serving.database import Database
 from holdfast.serving.engine.protocol import Delta, EngineRequest, Quote, Source, TokenLogprob
+from holdfast.serving.ranked_epoch import RankingStats
 from holdfast.serving.response_store import ResponseStore
 from holdfast.serving.server import bind
 
@@ -143,6 +144,8 @@ def running_scripted(folder: Path) -> Iterator[Scripted]:
         engine=engine,
         answerer=Answerer(engine, ListedPassages(), num_passages=8, relevance_threshold=0.3),
         ingestion=SimpleNamespace(start=lambda: None),
+        rotations=SimpleNamespace(resume=lambda: None),
+        sealed=SimpleNamespace(ranking_stats=RankingStats()),
         close=close,
     )
     listener = bind("127.0.0.1", 0)
