@@ -89,10 +89,9 @@ def run(quick: bool) -> Result:
 
 def _material(num_documents: int) -> tuple[list[str], list[str]]:
     """Return paragraphs of one article joined to documents, and questions on them."""
-    article = next(iter(read_rows(EVAL_DATA / "squad1_dev_a" / "corpus.jsonl.gz")))["title"]
-    texts = [
-        row["text"] for row in read_rows(EVAL_DATA / "squad1_dev_a" / "corpus.jsonl.gz") if row["title"] == article
-    ]
+    rows = list(read_rows(EVAL_DATA / "squad1_dev_a" / "corpus.jsonl.gz"))
+    article = rows[0]["title"]
+    texts = [row["text"] for row in rows if row["title"] == article]
     documents: list[str] = []
     text = ""
     for paragraph in texts:

@@ -119,14 +119,15 @@ def _make_preferences(folder: Path, size: Size, options: argparse.Namespace) -> 
 
 
 def _train_preferences(folder: Path, size: Size, options: argparse.Namespace) -> None:
-    from training.dpo import save, train_preferences
+    from training.dpo import train_preferences
     from training.preferences import load_preferences
-    from training.train import load_checkpoint
+    from training.train import load_checkpoint, save_checkpoint
 
     model, step = load_checkpoint(folder, size)
     model = model.to(options.device)
     losses = train_preferences(model, load_preferences(folder / "preferences.jsonl"), options.seed)
-    save(folder / "dpo", model, step)
+    (folder / "dpo").mkdir(exist_ok=True)
+    save_checkpoint(folder / "dpo" / "checkpoint.pt", step, model)
     shutil.copy(folder / "tokenizer.json", folder / "dpo" / "tokenizer.json")
     print(f"loss of each pass {', '.join(f'{loss:.4f}' for loss in losses)}; go on with --run {folder / 'dpo'}")
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -58,14 +57,6 @@ def margin(model: LlamaForCausalLM, preference: Preference) -> Tensor:
     """Return the log-probability of the better answer less that of the worse one, a scalar."""
     better = _log_probability(model, preference.prompt, preference.chosen)
     return better - _log_probability(model, preference.prompt, preference.rejected)
-
-
-def save(folder: Path, model: LlamaForCausalLM, step: int) -> None:
-    """Write a checkpoint that `evaluate` and `export` read."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "checkpoint.partial"
-    torch.save({"model": model.state_dict(), "step": step}, partial)
-    partial.replace(folder / "checkpoint.pt")
 
 
 def _log_probability(model: LlamaForCausalLM, prompt: list[int], answer: list[int]) -> Tensor:

@@ -22,14 +22,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 
 from holdfast.retrieval.agreement import sampled_orders
 from holdfast.serving.engine.stable_rag import hidden_states, representatives
 from training.contexts import NONE, Asked, Context
-from training.decode import MAX_ANSWER_TOKENS
+from training.decode import answer, read_documents
 from training.encoding import encode_answer, encode_document, encode_question, special
 from training.metrics import exact_match
 from training.tokenizer import END
@@ -52,12 +51,16 @@ def make_preferences(
     """Yield the pairs that each question of `contexts` gives."""
     for context in contexts:
         documents = [encode_document(tokenizer, text) for text in context.documents]
+        orders = sampled_orders(len(documents), NUM_ORDERS, seed)
         for asked in context.asked:
-            orders = sampled_orders(len(documents), NUM_ORDERS, seed)
             question = encode_question(tokenizer, asked.question)
             prompts = [[*(token for row in order for token in documents[row]), *question] for order in orders]
             rows, labels = representatives(hidden_states(model, prompts), seed)
-            answers = [_answer(model, tokenizer, prompts[row]) for row in rows]
+            caches = (
+                read_documents(model, tokenizer, [context.documents[place] for place in orders[row]], "sequential")
+                for row in rows
+            )
+            answers = [answer(model, tokenizer, cache, asked.question, "sequential") for cache in caches]
             for prompt_row, chosen, rejected in judge(asked, [answers[label] for label in labels]):
                 yield Preference(prompts[prompt_row], _with_end(tokenizer, chosen), _with_end(tokenizer, rejected))
 
@@ -87,22 +90,6 @@ def save_preferences(path: Path, preferences: Iterable[Preference]) -> int:
 
 def load_preferences(path: Path) -> list[Preference]:
     return [Preference(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-@torch.inference_mode()
-def _answer(model: LlamaForCausalLM, tokenizer: Tokenizer, prompt: list[int]) -> str:
-    ids = torch.tensor([prompt], device=model.device)
-    end = special(tokenizer, END)
-    made = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=MAX_ANSWER_TOKENS,
-        do_sample=False,
-        eos_token_id=end,
-        pad_token_id=end,
-    )
-    found = [token for token in made[0, len(prompt) :].tolist() if token != end]
-    return str(tokenizer.decode(found, skip_special_tokens=False)).strip()
 
 
 def _with_end(tokenizer: Tokenizer, answer: str) -> list[int]:

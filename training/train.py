@@ -153,7 +153,7 @@ def train(folder: Path, size: Size, tokenizer: Tokenizer, machine: Machine, *, s
                 log.write(json.dumps(line) + "\n")
             num_tokens, losses, logged = 0, [], now
         if is_last or now - saved > size.checkpoint_every_s:
-            _save(checkpoint, step + 1, model, optimiser)
+            save_checkpoint(checkpoint, step + 1, model, optimiser)
             saved = now
     return max(first, until)
 
@@ -188,9 +188,15 @@ def _make_optimiser(model: LlamaForCausalLM, size: Size, device: str) -> torch.o
     )
 
 
-def _save(path: Path, step: int, model: LlamaForCausalLM, optimiser: torch.optim.Optimizer) -> None:
+def save_checkpoint(
+    path: Path, step: int, model: LlamaForCausalLM, optimiser: torch.optim.Optimizer | None = None
+) -> None:
+    """Write a checkpoint, whole or not at all; without its optimiser a run cannot go on from it."""
+    state = {"model": model.state_dict(), "step": step}
+    if optimiser is not None:
+        state["optimiser"] = optimiser.state_dict()
     partial = path.with_suffix(".partial")
-    torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, partial)
+    torch.save(state, partial)
     partial.replace(path)
 
 

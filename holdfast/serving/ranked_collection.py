@@ -240,13 +240,7 @@ class RankedCollection(SealedCollection):
 
     def remove(self, documents: Sequence[SealedDocument]) -> None:
         """Inside `changing`: remove hidden documents, whose rows are gone, from the manifest and the stores."""
-        names = [
-            name
-            for sealed in documents
-            for keys in self._objects.all_keys()
-            for name in _names(sealed, keys)
-            if name in self._objects
-        ]
+        names = self._listed_names(documents)
         gone = self._load_vectors([sealed for sealed in documents if self._is_listed(sealed)])
         self._commit({}, names)
         self._objects.sweep(names)
@@ -268,11 +262,10 @@ class RankedCollection(SealedCollection):
                 return
             vectors = np.concatenate([document.vectors for document in documents])
             keys = self._newest()
-            names = RowNames(keys)
-            canary_ids = [names.row_id("canary", number, int(Kind.VECTOR)) for number in range(NUM_CANARIES)]
             unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
             generator = np.random.default_rng(secrets.randbits(128))
-            parameters = Parameters(centre_of(PlainVector(vectors)), make_canaries(unit, canary_ids, generator))
+            canaries = make_canaries(unit, _canary_ids(keys, NUM_CANARIES), generator)
+            parameters = Parameters(centre_of(PlainVector(vectors)), canaries)
             ranking = self._ranking(keys, parameters)
             self._upsert(ranking.rows.canary_rows())
             for document in documents:
@@ -322,10 +315,7 @@ class RankedCollection(SealedCollection):
         if keys.epoch in self._rankings:
             return
         before = self._rankings[max(self._rankings)].rows.parameters
-        names = RowNames(keys)
-        count = len(before.canaries.row_ids)
-        canary_ids = [names.row_id("canary", number, int(Kind.VECTOR)) for number in range(count)]
-        canaries = make_canaries(before.canaries.vectors, canary_ids)
+        canaries = make_canaries(before.canaries.vectors, _canary_ids(keys, len(before.canaries.row_ids)))
         parameters = Parameters(before.centre, canaries)
         ranking = self._ranking(keys, parameters)
         self._upsert(ranking.rows.canary_rows())
@@ -338,7 +328,7 @@ class RankedCollection(SealedCollection):
         renamed = {
             before: after
             for sealed, old in chosen
-            for before, after in zip(_names(sealed, old), _names(sealed, new), strict=True)
+            for before, after in zip(self._names(sealed, old), self._names(sealed, new), strict=True)
         }
         bodies = self._objects.get(list(renamed))
         rotated = [
@@ -387,6 +377,9 @@ class RankedCollection(SealedCollection):
 
     # inside
 
+    def _names(self, sealed: SealedDocument, keys: EpochKeys) -> list[ObjectName]:
+        return [*super()._names(sealed, keys), vectors_name(sealed, keys)]
+
     def _commit(self, added: Mapping[ObjectName, bytes], removed: Sequence[ObjectName]) -> None:
         self._save_anchor(self._objects.commit(added, removed))
 
@@ -424,15 +417,7 @@ class RankedCollection(SealedCollection):
 
     def _remove_orphans(self) -> None:
         """Remove from the manifest and the store what belongs to no document of the database."""
-        all_keys = self._objects.all_keys()
-        known = {name.id for sealed in self._documents.values() for keys in all_keys for name in _names(sealed, keys)}
-        orphans = [
-            ObjectName(keys.epoch, group, Kind.METADATA, row_id)
-            for keys in all_keys
-            for group in self._objects.groups(keys.epoch)
-            for row_id in self._objects.ids(keys.epoch, group)
-            if group != GROUP and row_id not in known
-        ]
+        orphans = self._orphans(GROUP)
         if orphans:
             self._commit({}, orphans)
             self._objects.sweep(orphans)
@@ -458,9 +443,9 @@ class RankedCollection(SealedCollection):
             self._store().delete_rows(strangers)
 
 
-def _names(sealed: SealedDocument, keys: EpochKeys) -> list[ObjectName]:
-    """Return the names of all objects of a document in one epoch."""
-    return [*sealed.names(keys), vectors_name(sealed, keys)]
+def _canary_ids(keys: EpochKeys, count: int) -> list[bytes]:
+    names = RowNames(keys)
+    return [names.row_id("canary", number, int(Kind.VECTOR)) for number in range(count)]
 
 
 def _row_ids(keys: EpochKeys, vectors: DocumentVectors) -> list[bytes]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -191,14 +191,7 @@ class SealedCollection:
 
     def remove(self, documents: Sequence[SealedDocument]) -> None:
         """Inside `changing`: remove hidden documents, whose rows are gone, from the manifest and the store."""
-        removed = [
-            name
-            for sealed in documents
-            for keys in self._objects.all_keys()
-            for name in sealed.names(keys)
-            if name in self._objects
-        ]
-        self._remove([sealed.number for sealed in documents], removed)
+        self._remove([sealed.number for sealed in documents], self._listed_names(documents))
         self._texts.forget()
 
     def merge_parts_if_due(self) -> None:
@@ -328,21 +321,33 @@ class SealedCollection:
 
     def _remove_orphans(self) -> None:
         """Remove from the manifest and the store what belongs to no document of the database."""
-        all_keys = self._objects.all_keys()
-        known = {name.id for sealed in self._documents.values() for keys in all_keys for name in sealed.names(keys)}
-        known |= {cell_id for part in self._opened.parts.values() for cell_id in part.cell_ids}
-        orphans = [
-            ObjectName(keys.epoch, group, Kind.METADATA, row_id)
-            for keys in all_keys
-            for group in self._objects.groups(keys.epoch)
-            for row_id in self._objects.ids(keys.epoch, group)
-            if group != GROUP and row_id not in known
-        ]
+        orphans = self._orphans(GROUP, {cell_id for part in self._opened.parts.values() for cell_id in part.cell_ids})
         numbers = np.unique(self._opened.places().documents)
         strangers = [int(number) for number in numbers.tolist() if number not in self._documents]
         if orphans or strangers:
             self._remove(strangers, orphans)
         self._objects.sweep_all()
+
+    def _names(self, sealed: SealedDocument, keys: EpochKeys) -> list[ObjectName]:
+        """Return the names of all objects of a document in one epoch."""
+        return sealed.names(keys)
+
+    def _listed_names(self, documents: Iterable[SealedDocument]) -> list[ObjectName]:
+        """Return the names of the objects that documents have, in any epoch."""
+        all_keys = self._objects.all_keys()
+        names = [name for sealed in documents for keys in all_keys for name in self._names(sealed, keys)]
+        return [name for name in names if name in self._objects]
+
+    def _orphans(self, own_group: str, known: Collection[bytes] = ()) -> list[ObjectName]:
+        """Return the names of objects of no document, but for `known` ids and a group that is not of documents."""
+        known = {*known, *(name.id for name in self._listed_names(self._documents.values()))}
+        return [
+            ObjectName(keys.epoch, group, Kind.METADATA, row_id)
+            for keys in self._objects.all_keys()
+            for group in self._objects.groups(keys.epoch)
+            for row_id in self._objects.ids(keys.epoch, group)
+            if group != own_group and row_id not in known
+        ]
 
     def _remove(self, numbers: Sequence[int], names: Sequence[ObjectName]) -> None:
         """Take the rows of some documents out of the index, and objects out of the collection."""
